@@ -1,0 +1,23 @@
+"""What the library says to the person who runs it.
+
+Long work reports through a `Progress` callback and never prints; what a person can mend is raised as an
+`OmniadError`, whose text is one sentence that says what to do.
+"""
+
+from collections.abc import Callable
+
+Progress = Callable[[float, str], None]
+"""Called as ``progress(fraction in [0, 1], "what is happening now")``."""
+
+
+class OmniadError(Exception):
+    """Something the user can mend; the text is one sentence, fit to be shown without a traceback."""
+
+
+def quiet(fraction: float, message: str) -> None:
+    """A `Progress` that says nothing."""
+
+
+def part(progress: Progress, start: float, end: float) -> Progress:
+    """A `Progress` for a step that spans ``start..end`` of the whole."""
+    return lambda fraction, message: progress(start + (end - start) * fraction, message)

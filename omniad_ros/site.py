@@ -1,0 +1,302 @@
+"""The site bundle: the only place that knows its files.
+
+A site is a directory of data, never code: JSON, images, HDF5, COLMAP's binary model and safetensors. `site.json` lists
+the SHA-256 of every other file. A build adds one stage after the other; each is written into a hidden work directory
+beside the final one and renamed when whole, so an interrupted build goes on with the stage it was in, and a finished
+stage is never half there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from omniad_ros.feedback import OmniadError
+from omniad_ros.geometry import Camera, Pose
+
+FORMAT = "omniad-site"
+VERSION = 1
+STAGES = ("survey", "map", "radiance", "detector")
+MAP_FRAME = "map"
+
+
+@dataclass(frozen=True)
+class PosedImages:
+    """Images of one pinhole camera, with poses: a survey with its prior poses, or the mapped images with refined ones.
+
+    Image ``i`` is ``root / names[i]``; ``poses[i]`` is ``map_from_camera``, or None where a survey has no odometry.
+    """
+
+    camera: Camera
+    root: Path
+    names: tuple[str, ...]
+    poses: tuple[Pose | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, index: int) -> Path:
+        return self.root / self.names[index]
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 RGB (H, W, 3)."""
+        return read_image(self.path(index))
+
+    def subset(self, indices) -> PosedImages:
+        indices = [int(i) for i in indices]
+        return dataclasses.replace(self, names=tuple(self.names[i] for i in indices), poses=tuple(self.poses[i] for i in indices))
+
+
+@dataclass(frozen=True)
+class SparsePoints:
+    """The map's triangulated points, and which image saw which.
+
+    xyz: (P, 3) float32, map frame; rgb: (P, 3) uint8; image, point: (K,) int32 indices of each observation into
+    `Site.mapped` and into ``xyz``; pixel: (K, 2) float32, half-integer pixel centres.
+    """
+
+    xyz: np.ndarray
+    rgb: np.ndarray
+    image: np.ndarray
+    point: np.ndarray
+    pixel: np.ndarray
+
+
+def read_image(path: Path) -> np.ndarray:
+    """uint8 RGB (H, W, 3). Raises OmniadError where the file is no readable image."""
+    import cv2
+
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise OmniadError(f"{path} is missing or is not an image that can be read")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write a uint8 RGB or grey image; the suffix decides the format. Raises OSError where it cannot be written."""
+    import cv2
+
+    data = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    ok, encoded = cv2.imencode(path.suffix, data, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    if not ok:
+        raise ValueError(f"cannot encode an image of shape {image.shape} as {path.suffix}")
+    path.write_bytes(encoded.tobytes())
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write beside, then rename: the file is either the old one or the whole new one."""
+    data = data.encode() if isinstance(data, str) else data
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        raise
+
+
+def write_json(path: Path, data) -> None:
+    write_atomically(path, json.dumps(data, indent=1) + "\n")
+
+
+def read_json(path: Path):
+    """Parsed JSON. Raises OmniadError where the file is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise OmniadError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise OmniadError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def write_transforms(path: Path, images: PosedImages, extra: dict | None = None) -> None:
+    """Write poses in nerfstudio's transforms.json format, with image paths relative to it."""
+    camera = images.camera
+    frames = []
+    for index, pose in enumerate(images.poses):
+        frame = {"file_path": os.path.relpath(images.path(index), path.parent)}
+        if pose is not None:
+            frame["transform_matrix"] = pose.opengl().tolist()
+        frames.append(frame)
+    write_json(path, {
+        "camera_model": "OPENCV", "w": camera.width, "h": camera.height,
+        "fl_x": camera.fx, "fl_y": camera.fy, "cx": camera.cx, "cy": camera.cy, **(extra or {}), "frames": frames,
+    })  # fmt: skip
+
+
+def _read_own_transforms(path: Path) -> PosedImages:
+    """Read back what `write_transforms` wrote (foreign files are the survey wing's)."""
+    data = read_json(path)
+    camera = Camera(data["w"], data["h"], data["fl_x"], data["fl_y"], data["cx"], data["cy"])
+    poses = tuple(Pose.from_opengl(f["transform_matrix"]) if "transform_matrix" in f else None for f in data["frames"])
+    return PosedImages(camera, path.parent, tuple(f["file_path"] for f in data["frames"]), poses)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_blocks(file)
+
+
+def _sha256_blocks(file) -> str:  # Python 3.10 has no file_digest
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+class Site:
+    """A site on disk. Make one with `Site.create` and `stage`; open a finished one with `Site.open`."""
+
+    def __init__(self, path: Path, manifest: dict):
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def create(cls, path: Path | str, source: str) -> Site:
+        """A new site, or the unfinished one of the same ``source`` (a fingerprint of the survey) to go on with.
+
+        Raises OmniadError where the directory holds anything else; nothing is changed then.
+        """
+        path = Path(path)
+        if (path / "site.json").is_file():
+            site = cls.open(path, complete=False, verify=False)
+            if site.manifest["source"] != source:
+                raise OmniadError(f"{path} holds the site of another survey or other options; choose an empty output folder")
+            return site
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise OmniadError(f"{path} is not empty; choose an empty output folder")
+        site = cls(path, {"format": FORMAT, "version": VERSION, "source": source,
+                          "frames": {"map": MAP_FRAME, "camera": "optical"}, "camera": None, "stages": {}, "files": {}})  # fmt: skip
+        with _disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(path / "site.json", site.manifest)
+        return site
+
+    @classmethod
+    def open(cls, path: Path | str, complete: bool = True, verify: bool = True) -> Site:
+        """Open a site.
+
+        complete: refuse a site whose build is unfinished; verify: refuse a missing or altered file.
+        Raises OmniadError with one sentence.
+        """
+        path = Path(path)
+        if not (path / "site.json").is_file():
+            raise OmniadError(f"{path} is not a site: it has no site.json (build one with 'omniad build SURVEY --out {path}')")
+        manifest = read_json(path / "site.json")
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise OmniadError(f"{path / 'site.json'} does not describe a site")
+        if not isinstance(manifest.get("version"), int) or manifest["version"] > VERSION:
+            raise OmniadError(f"{path} was written by a newer omniad_ros (site format {manifest.get('version')}, this one reads up to {VERSION}); update omniad_ros")
+        if not all(isinstance(manifest.get(key), dict) for key in ("stages", "files", "frames")):
+            raise OmniadError(f"{path / 'site.json'} is damaged; build the site again")
+        missing = [stage for stage in STAGES if stage not in manifest["stages"]]
+        if complete and missing:
+            raise OmniadError(f"the site {path} is unfinished (no {missing[0]} yet); run the same 'omniad build' again to go on")
+        site = cls(path, manifest)
+        if verify:
+            site.verify()
+        return site
+
+    def verify(self) -> None:
+        """Raise OmniadError where a file is missing, altered, or not listed."""
+        root = self.path.resolve()
+        for name, digest in self.manifest["files"].items():
+            file = self.path / name
+            if not file.resolve().is_relative_to(root):
+                raise OmniadError(f"{self.path / 'site.json'} names a file outside the site: {name}")
+            if not file.is_file():
+                raise OmniadError(f"the site {self.path} misses {name}; copy it again or build the site again")
+            if sha256(file) != digest:
+                raise OmniadError(f"{file} was altered since the site was built; copy it again or build the site again")
+
+    def has(self, stage: str) -> bool:
+        return stage in self.manifest["stages"]
+
+    def info(self, stage: str) -> dict:
+        """What the build noted about a finished stage."""
+        return self.manifest["stages"][stage]
+
+    @contextlib.contextmanager
+    def stage(self, name: str, info: dict | None = None) -> Iterator[Path]:
+        """The directory in which a stage is written; renamed into place and hashed when the block ends well.
+
+        After an interruption the next build gets the same directory again, so long work may keep a checkpoint there;
+        names that begin with '.' are removed at the end. ``info`` may be filled by the block; it goes to site.json.
+        """
+        info = {} if info is None else info
+        work, final = self.path / f".{name}", self.path / name
+        with _disk_errors(self.path):
+            work.mkdir(exist_ok=True)
+            yield work
+            for leftover in work.rglob(".*"):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            shutil.rmtree(final, ignore_errors=True)
+            work.rename(final)
+            self.manifest["files"] = {k: v for k, v in self.manifest["files"].items() if not k.startswith(f"{name}/")}
+            self.manifest["files"].update({
+                str(file.relative_to(self.path)): sha256(file) for file in sorted(final.rglob("*")) if file.is_file()
+            })  # fmt: skip
+            self.manifest["stages"][name] = info
+            if name == "survey":
+                self.manifest["camera"] = self.survey.camera.to_dict()
+            write_json(self.path / "site.json", self.manifest)
+
+    @property
+    def camera(self) -> Camera:
+        return Camera.from_dict(self.manifest["camera"])
+
+    @property
+    def map_dir(self) -> Path:
+        return self.path / "map"
+
+    @property
+    def radiance_dir(self) -> Path:
+        return self.path / "radiance"
+
+    @property
+    def detector_dir(self) -> Path:
+        return self.path / "detector"
+
+    @property
+    def survey(self) -> PosedImages:
+        """The survey's images with their prior poses."""
+        return _read_own_transforms(self.path / "survey" / "transforms.json")
+
+    @property
+    def mapped(self) -> PosedImages:
+        """The survey images that the map registered, with refined poses."""
+        return _read_own_transforms(self.path / "map" / "transforms.json")
+
+    @property
+    def sparse_points(self) -> SparsePoints:
+        from safetensors.numpy import load_file
+
+        return SparsePoints(**load_file(self.path / "map" / "points.safetensors"))
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OmniadError(f"no space left on the disk of {path}; free some and run the same command again to go on") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise OmniadError(f"cannot write to {path}: {error.strerror}") from error
+        raise
