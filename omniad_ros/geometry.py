@@ -137,7 +137,9 @@ class Camera:
         if self.fx <= 0 or self.fy <= 0:
             raise ValueError("a camera's focal length must be positive")
         if self.distortion_model not in DISTORTION_MODELS:
-            raise ValueError(f"unknown distortion model '{self.distortion_model}', known: {', '.join(DISTORTION_MODELS)}")
+            raise ValueError(
+                f"unknown distortion model '{self.distortion_model}', known: {', '.join(DISTORTION_MODELS)}"
+            )
 
     @staticmethod
     def from_fov(width: int, height: int, horizontal_radians: float) -> Camera:
@@ -174,7 +176,9 @@ class Camera:
     def resized(self, width: int, height: int) -> Camera:
         """The same camera with its image resized."""
         sx, sy = width / self.width, height / self.height
-        return replace(self, width=width, height=height, fx=self.fx * sx, fy=self.fy * sy, cx=self.cx * sx, cy=self.cy * sy)
+        return replace(
+            self, width=width, height=height, fx=self.fx * sx, fy=self.fy * sy, cx=self.cx * sx, cy=self.cy * sy
+        )
 
     def fitted(self, longest_side: int) -> Camera:
         """The same camera, resized down so that its longest side is at most ``longest_side`` pixels."""
@@ -209,7 +213,11 @@ class Rectifier:
         if camera.distortion_model == "none":
             return
         size, k, d = (camera.width, camera.height), camera.opencv_matrix(), np.array(camera.distortion)
-        undistort = cv2.fisheye.initUndistortRectifyMap if camera.distortion_model == "equidistant" else cv2.initUndistortRectifyMap
+        undistort = (
+            cv2.fisheye.initUndistortRectifyMap
+            if camera.distortion_model == "equidistant"
+            else cv2.initUndistortRectifyMap
+        )
         self.maps = undistort(k, d, np.eye(3), k, size, cv2.CV_16SC2)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

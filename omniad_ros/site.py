@@ -55,7 +55,9 @@ class PosedImages:
 
     def subset(self, indices) -> PosedImages:
         indices = [int(i) for i in indices]
-        return dataclasses.replace(self, names=tuple(self.names[i] for i in indices), poses=tuple(self.poses[i] for i in indices))
+        return dataclasses.replace(
+            self, names=tuple(self.names[i] for i in indices), poses=tuple(self.poses[i] for i in indices)
+        )
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,9 @@ def _read_own_transforms(path: Path) -> PosedImages:
 
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_blocks(file)
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_blocks(file)
+        )
 
 
 def _sha256_blocks(file) -> str:  # Python 3.10 has no file_digest
@@ -177,7 +181,9 @@ class Site:
         if (path / "site.json").is_file():
             site = cls.open(path, complete=False, verify=False)
             if site.manifest["source"] != source:
-                raise OmniadError(f"{path} holds the site of another survey or other options; choose an empty output folder")
+                raise OmniadError(
+                    f"{path} holds the site of another survey or other options; choose an empty output folder"
+                )
             return site
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise OmniadError(f"{path} is not empty; choose an empty output folder")
@@ -197,17 +203,23 @@ class Site:
         """
         path = Path(path)
         if not (path / "site.json").is_file():
-            raise OmniadError(f"{path} is not a site: it has no site.json (build one with 'omniad build SURVEY --out {path}')")
+            raise OmniadError(
+                f"{path} is not a site: it has no site.json (build one with 'omniad build SURVEY --out {path}')"
+            )
         manifest = read_json(path / "site.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise OmniadError(f"{path / 'site.json'} does not describe a site")
         if not isinstance(manifest.get("version"), int) or manifest["version"] > VERSION:
-            raise OmniadError(f"{path} was written by a newer omniad_ros (site format {manifest.get('version')}, this one reads up to {VERSION}); update omniad_ros")
+            raise OmniadError(
+                f"{path} was written by a newer omniad_ros (site format {manifest.get('version')}, this one reads up to {VERSION}); update omniad_ros"
+            )
         if not all(isinstance(manifest.get(key), dict) for key in ("stages", "files", "frames")):
             raise OmniadError(f"{path / 'site.json'} is damaged; build the site again")
         missing = [stage for stage in STAGES if stage not in manifest["stages"]]
         if complete and missing:
-            raise OmniadError(f"the site {path} is unfinished (no {missing[0]} yet); run the same 'omniad build' again to go on")
+            raise OmniadError(
+                f"the site {path} is unfinished (no {missing[0]} yet); run the same 'omniad build' again to go on"
+            )
         site = cls(path, manifest)
         if verify:
             site.verify()
@@ -237,14 +249,14 @@ class Site:
         """The directory in which a stage is written; renamed into place and hashed when the block ends well.
 
         After an interruption the next build gets the same directory again, so long work may keep a checkpoint there;
-        names that begin with '.' are removed at the end. ``info`` may be filled by the block; it goes to site.json.
+        names at its top that begin with '.' are removed at the end. ``info`` may be filled by the block; it goes to site.json.
         """
         info = {} if info is None else info
         work, final = self.path / f".{name}", self.path / name
         with _disk_errors(self.path):
             work.mkdir(exist_ok=True)
             yield work
-            for leftover in work.rglob(".*"):
+            for leftover in list(work.glob(".*")):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             shutil.rmtree(final, ignore_errors=True)
             work.rename(final)
@@ -296,7 +308,9 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OmniadError(f"no space left on the disk of {path}; free some and run the same command again to go on") from error
+            raise OmniadError(
+                f"no space left on the disk of {path}; free some and run the same command again"
+            ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise OmniadError(f"cannot write to {path}: {error.strerror}") from error
         raise

@@ -1,0 +1,172 @@
+"""Survey → site: runs the stages one after the other and hands each what the earlier ones made.
+
+A stage that is already whole is not run again, so an interrupted build goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from omniad_ros.feedback import OmniadError, Progress, part, quiet
+from omniad_ros.site import Site
+
+SPACE_FACTOR, SPACE_EXTRA = 2.0, 300e6
+"""Free disk needed: a multiple of the survey's bytes, and a rest for map, field and detector."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a site is built.
+
+    field: nerfstudio method of the radiance field; field_options: its nerfstudio options; longest_side: pixels at
+    which the field and the detector are trained; holdout: one of how many mapped images the field does not see, so
+    that the detector meets honest renderings; novel_views: how many INV views are synthesised; detector: (name, value) changes to
+    `DetectorOptions`; seed: of everything random.
+    """
+
+    field: str = "grid-field"
+    field_options: tuple[str, ...] = ()
+    longest_side: int = 320
+    holdout: int = 6
+    novel_views: int = 60
+    detector: tuple[tuple[str, object], ...] = ()
+    seed: int = 0
+
+
+def build_site(
+    survey: Path | str, out: Path | str, options: BuildOptions | None = None, progress: Progress = quiet
+) -> Site:
+    """Build the site of a survey (a folder, a transforms.json or a video) into ``out``, or go on building it.
+
+    Raises OmniadError with one sentence where the survey cannot become a site; a folder that this call made is then
+    removed again.
+    """
+    from omniad_ros.survey import fingerprint, read_survey
+
+    options, out = options or BuildOptions(), Path(out)
+    progress(0.0, "reading the survey")
+    source = read_survey(Path(survey))
+    identity = f"{fingerprint(source)} {sorted(asdict(options).items())}"
+    existed, started_here = out.exists(), not (out / "site.json").is_file()
+    if started_here:
+        _check_space(Path(survey), out)
+    site = Site.create(out, identity)
+    try:
+        _survey_stage(site, source, part(progress, 0.0, 0.05))
+        _map_stage(site, part(progress, 0.05, 0.25))
+        _radiance_stage(site, options, part(progress, 0.25, 0.65))
+        _detector_stage(site, options, part(progress, 0.65, 1.0))
+    except OmniadError:
+        if started_here:
+            _remove(out, keep_folder=existed)
+        raise
+    progress(1.0, "the site is built")
+    return site
+
+
+def _survey_stage(site: Site, source, progress: Progress) -> None:
+    from omniad_ros.survey import write_survey
+
+    if site.has("survey"):
+        return
+    info: dict = {}
+    with site.stage("survey", info) as work:
+        images = write_survey(source, work, progress)
+        info |= {"images": len(images), "odometry": images.poses[0] is not None}
+
+
+def _map_stage(site: Site, progress: Progress) -> None:
+    from omniad_ros.mapping import build_map
+
+    if site.has("map"):
+        return
+    info: dict = {}
+    with site.stage("map", info) as work, _timed(info):
+        info |= build_map(site.survey, work, progress)
+
+
+def _radiance_stage(site: Site, options: BuildOptions, progress: Progress) -> None:
+    from omniad_ros.rendering import train_field
+
+    if site.has("radiance"):
+        return
+    images, info = site.mapped, {}
+    train, heldout = split(len(images), options.holdout)
+    with site.stage("radiance", info) as work, _timed(info):
+        info |= train_field(images, site.sparse_points, train, work, options.field, options.field_options, progress)
+        info["heldout"] = [images.names[i] for i in heldout]
+
+
+def _detector_stage(site: Site, options: BuildOptions, progress: Progress) -> None:
+    from omniad_ros.detection import DetectorOptions, View, train_detector
+    from omniad_ros.inspection import resize
+    from omniad_ros.rendering import load_field, novel_poses
+
+    if site.has("detector"):
+        return
+    images, radiance = site.mapped, load_field(site.radiance_dir)
+    camera = images.camera.fitted(options.longest_side)
+    train, heldout = split(len(images), options.holdout)
+    poses = novel_poses(images, options.novel_views, options.seed)
+    done, total = 0, len(images) + len(poses)
+
+    def rendered(pose):
+        nonlocal done
+        done += 1
+        progress(0.25 * done / total, "rendering views of the normal site")
+        return radiance.render(camera, pose)
+
+    def view(index: int) -> View:
+        rendering = rendered(images.poses[index])
+        return View(resize(images.image(index), camera), rendering.image, rendering.depth)
+
+    info: dict = {}
+    with site.stage("detector", info) as work, _timed(info):
+        views = [view(i) for i in train], [view(i) for i in heldout]
+        novel = [rendering.image for rendering in map(rendered, poses)]
+        detector_options = DetectorOptions(**{"seed": options.seed, **dict(options.detector)})
+        info |= train_detector(*views, novel, work, detector_options, part(progress, 0.25, 1.0))
+
+
+def split(count: int, holdout: int) -> tuple[list[int], list[int]]:
+    """Indices of (training, held-out) images: every ``holdout``-th one, from the middle of its group, is held out."""
+    heldout = [int(i) for i in np.arange(count) if i % holdout == holdout // 2]
+    return [i for i in range(count) if i not in set(heldout)], heldout
+
+
+class _timed:
+    """Notes how many seconds the block took in ``info["seconds"]``."""
+
+    def __init__(self, info: dict):
+        self.info = info
+
+    def __enter__(self):
+        self.started = time.monotonic()
+
+    def __exit__(self, *_):
+        self.info["seconds"] = round(time.monotonic() - self.started, 1)
+
+
+def _check_space(survey: Path, out: Path) -> None:
+    folder = survey if survey.is_dir() else survey.parent
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if survey.is_dir() else survey.stat().st_size
+    needed = SPACE_FACTOR * size + SPACE_EXTRA
+    existing = next(parent for parent in [out.absolute(), *out.absolute().parents] if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise OmniadError(
+            f"no space: building into {out} needs about {needed / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB free"
+        )
+
+
+def _remove(out: Path, keep_folder: bool) -> None:
+    if not keep_folder:
+        shutil.rmtree(out, ignore_errors=True)
+        return
+    for entry in out.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -1,0 +1,216 @@
+"""The `omniad` command: one function a subcommand, each only wiring.
+
+Heavy libraries are imported where they are used, so that `omniad --help` answers at once. What a user can mend ends in
+one sentence on stderr and exit status 1; a traceback is shown only with --debug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from omniad_ros import __version__
+from omniad_ros.feedback import OmniadError, Progress
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    _quieten()
+    try:
+        options.run(options)
+        return 0
+    except OmniadError as error:
+        if options.debug:
+            raise
+        print(f"omniad: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nomniad: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except Exception as error:  # the last line of defence: users get a sentence, developers --debug
+        if options.debug:
+            raise
+        print(
+            f"omniad: unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "omniad", description="Notice what is wrong on a patrol: survey a place once, then inspect every frame."
+    )
+    parser.add_argument("--version", action="version", version=f"omniad {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub.set_defaults(run=run)
+        return sub
+
+    demo = command("demo", run_demo, "run the whole chain on a simulated robot: survey, build, patrol, report")
+    demo.add_argument("--seed", type=int, default=0, help="which simulated site")
+    demo.add_argument("--out", type=Path, default=Path("omniad_demo"), help="where index.html and metrics.json go")
+
+    build = command("build", run_build, "build the site of a survey (map, radiance field, detector)")
+    build.add_argument(
+        "survey",
+        type=Path,
+        metavar="SURVEY",
+        help="folder with images and a transforms.json, MAD dataset, plain image folder, or video",
+    )
+    build.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="SITE",
+        help="folder of the site; it must be empty or an unfinished build of the same survey",
+    )
+    _build_arguments(build)
+
+    evaluate = command("evaluate", run_evaluate, "measure detection on a dataset with ground truth")
+    evaluate.add_argument(
+        "dataset",
+        type=Path,
+        nargs="+",
+        metavar="DATASET",
+        help="folder with train/good, test/<kind>, ground_truth/<kind> and transforms.json",
+    )
+    evaluate.add_argument("--site", type=Path, help="a site built from the dataset's normal images; built if not given")
+    evaluate.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="where metrics.json and the pictures go"
+    )
+    _build_arguments(evaluate)
+
+    inspect = command("inspect", run_inspect, "inspect a folder of images without ROS")
+    inspect.add_argument("site", type=Path, metavar="SITE")
+    inspect.add_argument(
+        "images",
+        type=Path,
+        metavar="IMAGES",
+        help="folder of images, with a transforms.json where their poses are roughly known",
+    )
+    inspect.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="where heatmaps, masks and the report go"
+    )
+
+    run = command("run", run_run, "start the inspector and the renderer as ROS 2 processes (like inspect.launch.py)")
+    run.add_argument("site", type=Path, metavar="SITE")
+    run.add_argument("--image", default="/camera/image_raw", help="topic of the camera's images")
+    run.add_argument("--camera-info", default="/camera/camera_info", help="topic of the camera's calibration")
+    run.add_argument("--odom", default="/odom", help="topic of the odometry")
+    run.add_argument("--compressed", action="store_true", help="the image topic carries CompressedImage")
+    run.add_argument("--namespace", default="/omniad", help="namespace of the nodes")
+    run.add_argument("--params-file", type=Path, help="ROS parameter file, as config/inspect.yaml")
+    return parser
+
+
+def _build_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--field", default="grid-field", help="nerfstudio method of the radiance field")
+    parser.add_argument(
+        "--field-option",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="an option of that method, as ns-train takes it (repeatable)",
+    )
+    parser.add_argument("--longest-side", type=int, default=320, help="pixels at which field and detector are trained")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+
+
+def _build_options(options: argparse.Namespace):
+    from omniad_ros.building import BuildOptions
+
+    return BuildOptions(options.field, tuple(options.field_option), options.longest_side, seed=options.seed)
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    from omniad_ros.nodes.demo import run_demo
+
+    with ProgressBar() as progress:
+        table = run_demo(options.out, options.seed, progress)
+    print(table)
+    print(f"Report: {options.out / 'index.html'}\nFigures: {options.out / 'metrics.json'}")
+
+
+def run_build(options: argparse.Namespace) -> None:
+    from omniad_ros.building import build_site
+
+    with ProgressBar() as progress:
+        build_site(options.survey, options.out, _build_options(options), progress)
+    print(f"Site: {options.out}")
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    from omniad_ros.evaluation import evaluate_datasets
+
+    with ProgressBar() as progress:
+        table = evaluate_datasets(options.dataset, options.site, options.out, _build_options(options), progress)
+    print(table)
+    print(f"Figures: {options.out / 'metrics.json'}")
+
+
+def run_inspect(options: argparse.Namespace) -> None:
+    from omniad_ros.report.offline import inspect_images
+
+    with ProgressBar() as progress:
+        inspect_images(options.site, options.images, options.out, progress)
+    print(f"Report: {options.out / 'index.html'}")
+
+
+def run_run(options: argparse.Namespace) -> None:
+    from omniad_ros.nodes.processes import run_site
+
+    run_site(
+        options.site,
+        options.image,
+        options.camera_info,
+        options.odom,
+        options.compressed,
+        options.namespace,
+        options.params_file,
+    )
+
+
+class ProgressBar:
+    """A `Progress` shown as a bar with the time left, on stderr."""
+
+    def __enter__(self) -> Progress:
+        from tqdm import tqdm
+
+        self.bar = tqdm(
+            total=1000,
+            bar_format="{percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left  {desc}",
+            dynamic_ncols=True,
+        )
+        return self.show
+
+    def show(self, fraction: float, message: str) -> None:
+        self.bar.set_description_str(message, refresh=False)
+        self.bar.update(max(0, round(1000 * min(fraction, 1.0)) - self.bar.n))
+        self.bar.refresh()
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+
+def _quieten() -> None:
+    """Keep the libraries' own chatter off the user's screen."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
