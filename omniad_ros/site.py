@@ -237,6 +237,11 @@ class Site:
             if sha256(file) != digest:
                 raise OmniadError(f"{file} was altered since the site was built; copy it again or build the site again")
 
+        for stage in STAGES:
+            for file in (self.path / stage).rglob("*"):
+                if file.is_file() and file.relative_to(self.path).as_posix() not in self.manifest["files"]:
+                    raise OmniadError(f"{file} is not listed in site.json; remove it or build the site again")
+
     def has(self, stage: str) -> bool:
         return stage in self.manifest["stages"]
 
@@ -262,7 +267,7 @@ class Site:
             work.rename(final)
             self.manifest["files"] = {k: v for k, v in self.manifest["files"].items() if not k.startswith(f"{name}/")}
             self.manifest["files"].update({
-                str(file.relative_to(self.path)): sha256(file) for file in sorted(final.rglob("*")) if file.is_file()
+                file.relative_to(self.path).as_posix(): sha256(file) for file in sorted(final.rglob("*")) if file.is_file()
             })  # fmt: skip
             self.manifest["stages"][name] = info
             if name == "survey":

@@ -1,0 +1,95 @@
+"""`omniad bench`: how long each stage of an inspection takes on this machine, and how much memory.
+
+The frames are the site's own survey images, localized from priors as odometry would give them (a few centimetres and
+degrees off), so that any site can be measured anywhere without further data.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from omniad_ros.feedback import Progress, quiet
+from omniad_ros.geometry import Pose
+from omniad_ros.inspection import InspectionOptions, Inspector
+from omniad_ros.site import Site
+
+STAGES = ("localize", "render", "detect", "track", "total")
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """frames: how many are timed after ``warmup`` ones; prior noise: standard deviation in metres and degrees."""
+
+    frames: int = 30
+    warmup: int = 3
+    prior_noise_m: float = 0.03
+    prior_noise_deg: float = 1.0
+    seed: int = 0
+
+
+def bench(site_path: Path, options: BenchOptions | None = None, progress: Progress = quiet) -> dict:
+    """Time the inspection of a site's survey images.
+
+    Returns ``{"machine", "images", "size", "ms": {stage: {"median", "p95"}}, "fps", "localized", "memory_mb"}``.
+    """
+    options = options or BenchOptions()
+    site = Site.open(site_path)
+    mapped = site.mapped
+    inspector = Inspector(site, options=InspectionOptions(tracking=True))
+    generator = np.random.default_rng(options.seed)
+    indices = np.linspace(0, len(mapped) - 1, options.frames + options.warmup).astype(int)
+    scale = _map_scale(mapped.poses)
+    times: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    localized = 0
+    for step, index in enumerate(indices):
+        progress(step / len(indices), "inspecting survey images")
+        turn = Rotation.from_rotvec(np.radians(generator.normal(0, options.prior_noise_deg, 3))).as_matrix()
+        shift = generator.normal(0, options.prior_noise_m * scale, 3)
+        prior = Pose(mapped.poses[index].rotation @ turn, mapped.poses[index].translation + shift)
+        inspection = inspector.inspect(mapped.image(index), mapped.camera, prior, stamp=float(step))
+        if step >= options.warmup:
+            localized += inspection.localization.pose is not None
+            for stage in STAGES:
+                times[stage].append(inspection.ms[stage])
+    ms = {
+        s: {"median": round(float(np.median(t)), 1), "p95": round(float(np.percentile(t, 95)), 1)}
+        for s, t in times.items()
+    }
+    return {
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {_accelerator()}",
+        "images": len(mapped),
+        "size": f"{mapped.camera.width}x{mapped.camera.height}",
+        "ms": ms,
+        "fps": round(1e3 / ms["total"]["median"], 2),
+        "localized": localized / options.frames,
+        "memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+def format_bench(result: dict) -> str:
+    """The result as a table for a terminal."""
+    lines = [f"{result['machine']}; site of {result['images']} images, frames of {result['size']}", ""]
+    lines.append(f"{'stage':10} {'median ms':>10} {'p95 ms':>10}")
+    lines += [f"{stage:10} {t['median']:10.1f} {t['p95']:10.1f}" for stage, t in result["ms"].items()]
+    lines.append(
+        f"\n{result['fps']} frames/s, {100 * result['localized']:.0f} % localized, {result['memory_mb']} MB at most"
+    )
+    return "\n".join(lines)
+
+
+def _map_scale(poses: tuple[Pose, ...]) -> float:
+    """The prior's noise is meant for a patrol of some metres; a table-top's is proportionally smaller."""
+    return float(min(1.0, np.ptp(np.stack([pose.translation for pose in poses]), axis=0).max() / 2))
+
+
+def _accelerator() -> str:
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
