@@ -1,0 +1,53 @@
+"""A plain folder of photographs: no poses, and a camera known from EXIF or guessed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from omniad_ros.feedback import OmniadError, Progress, quiet
+from omniad_ros.geometry import Camera
+from omniad_ros.survey.pictures import check_pictures, list_images, read_pictures, unique_names
+from omniad_ros.survey.source import SurveySource
+
+ASSUMED_FOV_DEGREES = 60.0
+EXIF_IFD, FOCAL_35MM = 0x8769, 0xA405
+PLACES = (".", "images", "train/good", "train", "rgb", "color")
+
+logger = logging.getLogger(__name__)
+
+
+def read_folder(path: Path, progress: Progress = quiet) -> SurveySource:
+    """A survey without poses from the images in ``path`` (or its ``images`` or ``train/good`` folder).
+
+    Raises OmniadError where there are none, or they differ in size.
+    """
+    files = next((found for place in PLACES if (path / place).is_dir() and (found := list_images(path / place))), None)
+    if not files:
+        raise OmniadError(f"no images in {path}: looked for transforms.json, and for pictures in {', '.join(PLACES)}")
+    width, height, plain = check_pictures(files, progress)
+    camera, known_from = guess_camera(files[0], width, height)
+    return SurveySource(
+        path, "images", camera, known_from, unique_names(files, None if plain else ".png"), (None,) * len(files), tuple(files),
+        lambda: read_pictures(files), tuple(files) if plain else (),
+    )  # fmt: skip
+
+
+def guess_camera(picture: Path, width: int, height: int) -> tuple[Camera, str]:
+    """A pinhole camera from a photograph's EXIF focal length, else of 60 degrees along the longest side; said in the log."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        focal_35mm = image.getexif().get_ifd(EXIF_IFD).get(FOCAL_35MM, 0)
+    if focal_35mm and np.isfinite(float(focal_35mm)) and float(focal_35mm) > 0:
+        focal = float(focal_35mm) * np.hypot(width, height) / np.hypot(36.0, 24.0)
+        logger.warning("no transforms.json: the focal length comes from the photographs' EXIF (%.0f pixels)", focal)
+        return Camera(width, height, focal, focal, width / 2, height / 2), "exif"
+    focal = 0.5 * max(width, height) / np.tan(np.radians(ASSUMED_FOV_DEGREES) / 2)
+    logger.warning(
+        "no transforms.json and no EXIF focal length: assuming a field of view of %.0f degrees, to be refined by the mapping",
+        ASSUMED_FOV_DEGREES,
+    )
+    return Camera(width, height, focal, focal, width / 2, height / 2), "guess"

@@ -1,0 +1,105 @@
+"""Image files as they come from cameras and datasets: found, checked and read as uint8 RGB.
+
+Transparent pixels become white, as in NeRF's synthetic scenes and MAD; 16-bit images are scaled to 8 bits; a photograph's
+orientation mark is applied.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from omniad_ros.feedback import OmniadError, Progress, quiet
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+ORIENTATION = 274
+
+
+def list_images(directory: Path) -> list[Path]:
+    """Image files directly in a directory, in natural order (2 before 10); hidden files are left out."""
+    files = [p for p in directory.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    return sorted(files, key=lambda p: natural_key(p.name))
+
+
+def natural_key(name: str) -> list:
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name.lower())]
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """uint8 RGB (H, W, 3) of an image file. Raises OmniadError where it cannot be read."""
+    import cv2
+
+    suffix = path.suffix.lower()
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR if suffix in (".jpg", ".jpeg") else cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise OmniadError(f"{path} is missing or is not an image that can be read")
+    if image.dtype == np.uint16:
+        image = (image // 257).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise OmniadError(f"{path} has pixels of type {image.dtype}; images must have 8 or 16 bits a channel")
+    if image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    if image.shape[2] == 4:
+        alpha = image[..., 3:].astype(np.float32) / 255
+        image = np.round(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    return np.ascontiguousarray(image[..., 2::-1])
+
+
+def read_pictures(paths: Iterable[Path]) -> Iterator[np.ndarray]:
+    return (read_picture(path) for path in paths)
+
+
+def check_pictures(paths: Sequence[Path], progress: Progress = quiet) -> tuple[int, int, bool]:
+    """Check that all files are whole images of one size.
+
+    Returns (width, height, plain): plain where every file may be used as it is (8-bit RGB JPEG or PNG, upright).
+    Raises OmniadError naming the first file that is unreadable or of another size.
+    """
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        facts = []
+        for path, fact in zip(paths, pool.map(_check, paths)):
+            facts.append(fact)
+            progress(len(facts) / len(paths), f"checking {path.name}")
+    size = facts[0][:2]
+    for path, fact in zip(paths, facts):
+        if fact[:2] != size:
+            raise OmniadError(
+                f"the images differ in size: {paths[0].name} is {size[0]}x{size[1]}, {path.name} is {fact[0]}x{fact[1]}; "
+                "a survey must come from one camera"
+            )
+    return *size, all(fact[2] for fact in facts)
+
+
+def _check(path: Path) -> tuple[int, int, bool]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            kind, mode, (width, height) = image.format, image.mode, image.size
+            turned = 1
+            if kind == "PNG":
+                image.verify()  # checks every chunk's sum, which is far quicker than to decode
+            else:
+                turned = image.getexif().get(ORIENTATION, 1)
+                image.draft("L", (width // 8, height // 8))
+                image.load()
+    except FileNotFoundError:
+        raise OmniadError(f"{path} is missing") from None
+    except Exception as error:
+        raise OmniadError(f"{path} is not an image that can be read ({error})") from error
+    if turned >= 5:
+        width, height = height, width
+    return width, height, kind in ("JPEG", "PNG") and mode == "RGB" and turned == 1
+
+
+def unique_names(paths: Sequence[Path], suffix: str | None = None) -> tuple[str, ...]:
+    """A file name for each path: its own where all differ, else numbered. ``suffix`` replaces the paths' own."""
+    names = [path.stem + (suffix or path.suffix.lower()) for path in paths]
+    if len(set(names)) == len(names):
+        return tuple(names)
+    return tuple(f"{index:05d}{suffix or path.suffix.lower()}" for index, path in enumerate(paths))

@@ -1,0 +1,111 @@
+"""A survey as it was recorded, whatever its form: which images, by which camera, with which poses.
+
+The readers beside this module (`folder`, `transforms`, `video`) each make a `SurveySource`; only `write_survey`
+writes, so that a bad survey is refused before anything is on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from omniad_ros.feedback import OmniadError, Progress, quiet
+from omniad_ros.geometry import Camera, Pose, Rectifier
+from omniad_ros.site import PosedImages, write_image, write_transforms
+
+LONGEST_SIDE = 1600
+"""Survey images larger than this (pixels) are reduced: feature extraction gains nothing beyond, and needs minutes more."""
+
+
+@dataclass(frozen=True)
+class SurveySource:
+    """A survey that was looked through and found usable.
+
+    camera: of the images as they are on disk, with their distortion; camera_from: where its intrinsics are known from,
+    "file" (given), "exif" (nominal) or "guess"; names: one a frame, unique; poses: ``map_from_camera``, or None
+    where the source has none; files: what the survey is made of, for `fingerprint`; open_images: starts an iteration
+    over the frames' images (uint8 RGB H x W x 3); originals: the image file of each frame, where it needs no conversion.
+    """
+
+    path: Path
+    kind: str
+    camera: Camera
+    camera_from: str
+    names: tuple[str, ...]
+    poses: tuple[Pose | None, ...]
+    files: tuple[Path, ...]
+    open_images: Callable[[], Iterator[np.ndarray]] = field(compare=False)
+    originals: tuple[Path | None, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def read_survey(path: Path | str, progress: Progress = quiet) -> SurveySource:
+    """Look through a survey; nothing is written.
+
+    path: a folder with nerfstudio's transforms.json (or such a file itself), a dataset in the MAD layout, a plain folder of
+    images, or a video file. Raises OmniadError, one sentence, where it cannot be used.
+    """
+    from omniad_ros.survey import folder, transforms, video
+
+    path = Path(path)
+    if not path.exists():
+        raise OmniadError(f"the survey {path} does not exist")
+    if path.is_file() and path.suffix.lower() == ".json":
+        return transforms.read_transforms(path, path.parent, progress)
+    if path.is_file() and path.suffix.lower() in video.SUFFIXES:
+        return video.read_video(path, progress)
+    if path.is_file():
+        raise OmniadError(f"{path} is no survey: expected a folder, a transforms.json or a video")
+    found = transforms.find_transforms(path)
+    return transforms.read_transforms(found, path, progress) if found else folder.read_folder(path, progress)
+
+
+def write_survey(source: SurveySource, directory: Path, progress: Progress = quiet) -> PosedImages:
+    """Write a survey's images, undistorted, and their transforms.json into an existing directory.
+
+    Files that an interrupted call left there are replaced. Raises OmniadError where an image cannot be read.
+    """
+    rectify = Rectifier(source.camera)
+    camera = rectify.camera.fitted(LONGEST_SIDE)
+    reduced = camera.width != rectify.camera.width
+    images = directory / "images"
+    shutil.rmtree(images, ignore_errors=True)
+    images.mkdir(parents=True)
+    as_is = rectify.maps is None and not reduced
+    if as_is and all(source.originals) and source.originals:
+        for index, (name, original) in enumerate(zip(source.names, source.originals)):
+            shutil.copyfile(original, images / name)
+            progress((index + 1) / len(source), f"survey image {index + 1} of {len(source)}")
+    else:
+        for index, (name, image) in enumerate(zip(source.names, source.open_images())):
+            write_image(images / name, _reduce(rectify(image), camera) if reduced else rectify(image))
+            progress((index + 1) / len(source), f"survey image {index + 1} of {len(source)}")
+    survey = PosedImages(camera, directory, tuple(f"images/{name}" for name in source.names), source.poses)
+    write_transforms(directory / "transforms.json", survey, {"camera_from": source.camera_from})
+    return survey
+
+
+def _reduce(image: np.ndarray, camera: Camera) -> np.ndarray:
+    import cv2
+
+    return cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
+
+
+def fingerprint(source: SurveySource) -> str:
+    """Hex digest of a survey's content (images, intrinsics, poses), the same wherever the survey lies."""
+    digest = hashlib.sha256()
+    poses = [None if pose is None else (pose.matrix().round(6) + 0.0).tolist() for pose in source.poses]
+    digest.update(json.dumps([source.camera.to_dict(), source.names, poses]).encode())
+    for file in source.files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

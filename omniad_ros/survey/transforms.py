@@ -1,0 +1,200 @@
+"""nerfstudio's transforms.json, as written by ns-process-data, NeRF's synthetic scenes, MAD, or other tools.
+
+Tolerant about where image files lie and how intrinsics are written; strict about numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from omniad_ros.feedback import OmniadError, Progress, quiet
+from omniad_ros.geometry import Camera, Pose
+from omniad_ros.site import read_json
+from omniad_ros.survey.pictures import SUFFIXES, check_pictures, list_images, read_pictures, unique_names
+from omniad_ros.survey.source import SurveySource
+
+NAMES = ("transforms.json", "transforms_train.json", "train/transforms.json")
+PINHOLE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "FULL_OPENCV", "PERSPECTIVE")
+FISHEYE_MODELS = ("OPENCV_FISHEYE", "FISHEYE")
+INTRINSICS = (
+    "fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "camera_angle_y", "camera_model", "is_fisheye",
+    "k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2",
+)  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+
+def find_transforms(directory: Path) -> Path | None:
+    """The transforms.json of a dataset's normal images, or None."""
+    return next((directory / name for name in NAMES if (directory / name).is_file()), None)
+
+
+def read_transforms(path: Path, root: Path, progress: Progress = quiet) -> SurveySource:
+    """A survey from a transforms.json; ``root`` is the dataset's folder, in which its images are looked for.
+
+    Poses are used as they are (what nerfstudio notes as ``applied_transform`` is part of them already). In the MAD layout
+    (a ``train`` folder beside ``test``) frames of the test images are left out.
+    Raises OmniadError for broken JSON, missing files, missing or different intrinsics, and poses that are none.
+    """
+    data = read_json(path)
+    frames = read_frames(data, path)
+    finder = ImageFinder(path.parent, root)
+    found = [(frame, finder.find(str(frame.get("file_path", "")))) for frame in frames]
+    tests = root / "test"
+    if (root / "train").is_dir() and tests.is_dir():
+        found = [(f, p) for f, p in found if not _is_test(f, p, tests)]
+    missing = [str(frame.get("file_path")) for frame, image in found if image is None]
+    if missing:
+        raise OmniadError(f"{path} names {len(missing)} image(s) that are not there, the first is {missing[0]}")
+    if not found:
+        raise OmniadError(f"no images in {path}: its 'frames' list names none of normal images")
+    frames, images = [f for f, _ in found], [p for _, p in found]
+    width, height, plain = check_pictures(images, progress)
+    camera = read_camera(data, frames, width, height, path)
+    poses = tuple(read_pose(frame, path) for frame in frames)
+    return SurveySource(
+        root, "transforms", camera, "file", unique_names(images, None if plain else ".png"), poses, tuple(images),
+        lambda: read_pictures(images), tuple(images) if plain else (),
+    )  # fmt: skip
+
+
+def _is_test(frame: dict, image: Path | None, tests: Path) -> bool:
+    return str(frame.get("file_path", "")).lstrip("./").startswith("test/") or (image is not None and image.is_relative_to(tests))
+
+
+def read_frames(data, path: Path) -> list[dict]:
+    """The frames of parsed transforms. Raises OmniadError where there is no such list."""
+    frames = data.get("frames") if isinstance(data, dict) else None
+    if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
+        raise OmniadError(f"{path} has no list of 'frames' as nerfstudio writes it")
+    return frames
+
+
+def read_pose(frame: dict, path: Path) -> Pose | None:
+    """A frame's pose, None where it has none. Raises OmniadError where it is not finite or no rotation."""
+    if "transform_matrix" not in frame:
+        return None
+    name = frame.get("file_path", "a frame")
+    try:
+        matrix = np.asarray(frame["transform_matrix"], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise OmniadError(f"{path}: the transform_matrix of {name} is no matrix of numbers") from None
+    if matrix.shape not in ((3, 4), (4, 4)):
+        raise OmniadError(f"{path}: the transform_matrix of {name} must be 4x4, not {'x'.join(map(str, matrix.shape))}")
+    if not np.isfinite(matrix).all():
+        raise OmniadError(f"{path}: the transform_matrix of {name} is not finite")
+    singular = np.linalg.svd(matrix[:3, :3], compute_uv=False)
+    if singular.max() - singular.min() < 0.01 * singular.max() and abs(singular.mean() - 1) > 0.01:
+        raise OmniadError(
+            f"{path}: the rotation part of {name}'s transform_matrix carries a scale of {singular.mean():.4g}; divide it by that"
+        )
+    try:
+        return Pose.from_opengl(matrix)
+    except ValueError as error:
+        raise OmniadError(f"{path}: the transform_matrix of {name} is no pose: {error}") from None
+
+
+def read_camera(data: dict, frames: list[dict], width: int, height: int, path: Path) -> Camera:
+    """The one camera of all frames, for images of ``width`` x ``height``. Raises OmniadError where it is not given or not one."""
+    shared = {key: data[key] for key in INTRINSICS if key in data}
+    own = [{key: frame[key] for key in INTRINSICS if key in frame} for frame in frames]
+    cameras = {tuple(sorted(extra.items(), key=str)): extra for extra in own} if all(_hashable(e) for e in own) else None
+    if cameras is None:
+        raise OmniadError(f"{path}: intrinsics must be numbers")
+    built = [_camera({**shared, **extra}, width, height, path) for extra in cameras.values()]
+    first = built[0]
+    for other in built[1:]:
+        pairs = zip((first.fx, first.fy, first.cx, first.cy, *first.distortion), (other.fx, other.fy, other.cx, other.cy, *other.distortion))
+        if other.distortion_model != first.distortion_model or any(abs(a - b) > 1e-3 * max(1.0, abs(a)) for a, b in pairs):
+            raise OmniadError(f"{path}: its frames have different intrinsics; a survey must come from one camera with fixed focus and zoom")
+    return first
+
+
+def _hashable(extra: dict) -> bool:
+    return all(isinstance(value, (int, float, str, bool)) for value in extra.values())
+
+
+def _camera(values: dict, width: int, height: int, path: Path) -> Camera:
+    model = str(values.pop("camera_model", "OPENCV")).upper()
+    fisheye = model in FISHEYE_MODELS or values.pop("is_fisheye", False) is True
+    if model not in PINHOLE_MODELS + FISHEYE_MODELS:
+        raise OmniadError(f"{path}: camera_model {model} is not supported, only {', '.join(PINHOLE_MODELS + FISHEYE_MODELS)}")
+    try:
+        values = {key: float(value) for key, value in values.items() if value is not None}
+    except (TypeError, ValueError):
+        raise OmniadError(f"{path}: intrinsics must be numbers") from None
+    if not all(math.isfinite(value) for value in values.values()):
+        raise OmniadError(f"{path}: its intrinsics are not finite")
+    w, h = values.get("w", width), values.get("h", height)
+    if w < 1 or h < 1:
+        raise OmniadError(f"{path}: w and h must be positive")
+    fx = values.get("fl_x") or _focal(values.get("camera_angle_x"), w)
+    fy = values.get("fl_y") or _focal(values.get("camera_angle_y"), h)
+    if not (fx or fy):
+        raise OmniadError(f"{path} has no intrinsics: expected fl_x (and fl_y, cx, cy) or camera_angle_x")
+    sx, sy = width / w, height / h
+    if abs(sx / sy - 1) > 0.01:
+        raise OmniadError(f"{path} says that images are {w:.0f}x{h:.0f}, but they are {width}x{height}")
+    try:
+        camera = Camera(
+            width, height, (fx or fy) * sx, (fy or fx) * sy, values.get("cx", w / 2) * sx, values.get("cy", h / 2) * sy
+        )
+        return _with_distortion(camera, model, fisheye, values, path)
+    except ValueError as error:
+        raise OmniadError(f"{path}: {error}") from None
+
+
+def _focal(angle: float | None, side: float) -> float | None:
+    return 0.5 * side / math.tan(0.5 * angle) if angle and 0 < angle < math.pi else None
+
+
+def _with_distortion(camera: Camera, model: str, fisheye: bool, values: dict, path: Path) -> Camera:
+    k = [values.get(f"k{i}", 0.0) for i in range(1, 7)]
+    p = [values.get("p1", 0.0), values.get("p2", 0.0)]
+    if fisheye:
+        # also with zero coefficients: the equidistant projection itself is no pinhole
+        return replace(camera, distortion_model="equidistant", distortion=tuple(k[:4]))
+    if not any(k + p):
+        return camera
+    if model == "FULL_OPENCV":
+        return replace(camera, distortion_model="rational_polynomial", distortion=(k[0], k[1], *p, *k[2:]))
+    if any(k[3:]):
+        raise OmniadError(f"{path}: a distortion k4 needs camera_model FULL_OPENCV or OPENCV_FISHEYE")
+    return replace(camera, distortion_model="plumb_bob", distortion=(k[0], k[1], *p, k[2]))
+
+
+class ImageFinder:
+    """Finds the image that a file_path means: as written, without a suffix, below the dataset's root, or by its name alone."""
+
+    def __init__(self, *bases: Path):
+        self.bases = tuple(dict.fromkeys(bases))
+        self._by_name: dict[str, list[Path]] | None = None
+
+    def find(self, file_path: str) -> Path | None:
+        """The existing file, or None."""
+        relative = Path(file_path.replace("\\", "/"))
+        if not relative.name:
+            return None
+        for base in self.bases:
+            for candidate in (base / relative, *(base / f"{relative}{suffix}" for suffix in (*SUFFIXES, ".JPG", ".PNG"))):
+                if candidate.is_file():
+                    return candidate
+        same_name = self._named(relative.name)
+        return same_name[0] if len(same_name) == 1 else None
+
+    def _named(self, name: str) -> list[Path]:
+        if self._by_name is None:
+            self._by_name = {}
+            for base in self.bases:
+                for place in (base, base / "images", base / "train", base / "train" / "good"):
+                    for image in list_images(place) if place.is_dir() else ():
+                        for key in {image.name, image.stem}:
+                            paths = self._by_name.setdefault(key, [])
+                            if image not in paths:
+                                paths.append(image)
+        return self._by_name.get(name, [])
