@@ -1,0 +1,470 @@
+"""Detections of many frames → tracks: anomalies at one place in the map, confirmed over several views.
+
+One view knows well in which direction an anomaly lies, and badly how far: the reference's depth is that of the normal
+place, which for an added object is what stands behind it. So a track keeps the rays of its views, each with its depth as a
+weak hint, and its place is their robust weighted intersection; how sure that place is also decides which detections of the
+next frame may belong to it.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from omniad_ros.feedback import OmniadError
+from omniad_ros.geometry import Camera, Pose
+
+FORMAT = "omniad-tracks"
+VERSION = 1
+Snapshot = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Frame uint8 (H, W, 3), reference view uint8 (H, W, 3), heatmap uint8 (H, W), all of one view."""
+
+
+class Detected(Protocol):
+    """What tracking needs of the detection wing's `Detection`."""
+
+    box: tuple
+    area: int
+    score: float
+    kind: str
+    center: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class TrackerOptions:
+    """When a detection counts as the same anomaly, when an anomaly as real, and when as gone.
+
+    gate: Mahalanobis distance up to which a detection belongs to a track; confirm_views, confirm_degrees: a track is
+    confirmed once it was seen from so many views whose directions differ by so much, or (standing still) for
+    ``confirm_seconds``; confirm_share: and in this share of the frames that should have shown it; expire_after: frames
+    in a row that show the place normal; tentative_misses: the same for tracks not yet confirmed; same_side_degrees:
+    a view tells that a place is normal only if it looks from a side from which the anomaly was seen; rays: kept a track.
+    """
+
+    gate: float = 3.0
+    confirm_views: int = 3
+    confirm_degrees: float = 4.0
+    confirm_seconds: float = 4.0
+    confirm_share: float = 0.5
+    expire_after: int = 6
+    tentative_misses: int = 3
+    same_side_degrees: float = 40.0
+    rays: int = 40
+
+
+@dataclass(frozen=True)
+class Track:
+    """An anomaly at one place.
+
+    id: positive and stable once confirmed, negative before; center: (3,) metres in the map; size: (3,) metres along the
+    map's axes; score: in [0, 1], mean over views; kind: "missing", "added" or "changed"; views: frames that showed it;
+    first_seen, last_seen: stamps in seconds; snapshot: its best view, with snapshot_box (x0, y0, x1, y1) in its pixels.
+    """
+
+    id: int
+    center: np.ndarray
+    size: np.ndarray
+    score: float
+    kind: str
+    views: int
+    first_seen: float
+    last_seen: float
+    confirmed: bool
+    snapshot: Snapshot | None = None
+    snapshot_box: tuple[int, int, int, int] | None = None
+
+
+@dataclass
+class _Ray:
+    """One view of an anomaly: from where, in which unit direction, and what the reference's depth hints."""
+
+    origin: np.ndarray
+    direction: np.ndarray
+    range: float
+    width: float
+    """Angular width and height of the region, as tangents."""
+    height: float
+    clipped: bool
+    """The region touches the frame's border, so its middle says less."""
+
+    @property
+    def lateral(self) -> float:
+        """Standard deviation across the ray, metres at the hinted range."""
+        return self.range * ((0.4 if self.clipped else 0.15) * math.hypot(self.width, self.height) + 0.01)
+
+    @property
+    def along(self) -> float:
+        return 0.25 * self.range
+
+
+@dataclass
+class _Hypothesis:
+    """A track's changeable state."""
+
+    id: int
+    first_seen: float
+    last_seen: float
+    rays: list[_Ray] = field(default_factory=list)
+    votes: dict[str, float] = field(default_factory=dict)
+    score_sum: float = 0.0
+    views: int = 0
+    chances: int = 0
+    """Frames that should have shown it, those that did included."""
+    misses: int = 0
+    confirmed: bool = False
+    snapshot: Snapshot | None = None
+    snapshot_box: tuple[int, int, int, int] | None = None
+    snapshot_worth: float = -1.0
+    center: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    covariance: np.ndarray = field(default_factory=lambda: np.eye(3))
+    size: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+    def locate(self) -> None:
+        """Intersect the rays: least squares in information form, reweighted so that stray views lose (Cauchy weights)."""
+        origins = np.stack([ray.origin for ray in self.rays])
+        directions = np.stack([ray.direction for ray in self.rays])
+        ranges = np.array([ray.range for ray in self.rays])
+        lateral = np.array([ray.lateral for ray in self.rays])
+        # The hints of one side share one error (the same background), so together they count as one.
+        along = np.array([ray.along for ray in self.rays]) * math.sqrt(len(self.rays))
+        parallel = directions[:, :, None] * directions[:, None, :]
+        across = np.eye(3) - parallel
+        means = origins + ranges[:, None] * directions
+        weights = np.ones(len(self.rays))
+        for _ in range(6):
+            informations = (weights / lateral**2)[:, None, None] * across + (weights / along**2)[:, None, None] * parallel
+            information = informations.sum(0)
+            center = np.linalg.solve(information, np.einsum("nij,nj->i", informations, means))
+            offsets = center - means
+            sideways = np.linalg.norm(np.einsum("nij,nj->ni", across, offsets), axis=1) / lateral
+            weights = 1 / (1 + (sideways / 2) ** 2)
+        self.center = center
+        distances = np.maximum(np.einsum("ni,ni->n", center - origins, directions), 1e-6)
+        widths = np.median(distances * [ray.width for ray in self.rays])
+        self.size = np.array([widths, widths, np.median(distances * [ray.height for ray in self.rays])])
+        # views of one anomaly share errors, so certainty stops growing at a quarter of its size
+        self.covariance = np.linalg.inv(information) + np.eye(3) * (0.25 * self.size.max()) ** 2
+
+    def spread_degrees(self) -> float:
+        """The largest angle between two of the directions from which it was seen."""
+        towards = _unit(self.center - np.stack([ray.origin for ray in self.rays]))
+        return math.degrees(math.acos(float(np.clip((towards @ towards.T).min(), -1, 1))))
+
+    def add(self, ray: _Ray, limit: int) -> None:
+        self.rays.append(ray)
+        if len(self.rays) > limit:
+            # the ray that tells least is the one nearest in direction to its successor
+            directions = np.stack([r.direction for r in self.rays])
+            del self.rays[int(np.argmax((directions[:-1] * directions[1:]).sum(1)))]
+
+    def track(self) -> Track:
+        kind = max(self.votes, key=self.votes.get)
+        return Track(
+            self.id, self.center.copy(), self.size.copy(), self.score_sum / self.views, kind, self.views,
+            self.first_seen, self.last_seen, self.confirmed, self.snapshot, self.snapshot_box,
+        )  # fmt: skip
+
+
+class Tracker:
+    """Associates detections over frames. One tracker per patrol; not safe for several threads."""
+
+    def __init__(self, options: TrackerOptions | None = None):
+        self.options = options or TrackerOptions()
+        self._hypotheses: list[_Hypothesis] = []
+        self._gone: list[Track] = []
+        self._created = self._confirmed = 0
+
+    @property
+    def tracks(self) -> list[Track]:
+        """All present tracks: confirmed ones by id, then tentative ones."""
+        return [h.track() for h in sorted(self._hypotheses, key=lambda h: (not h.confirmed, abs(h.id)))]
+
+    @property
+    def gone(self) -> list[Track]:
+        """Confirmed tracks whose place was seen normal again."""
+        return list(self._gone)
+
+    def update(
+        self,
+        detections: Sequence[Detected],
+        camera: Camera,
+        pose: Pose,
+        depth: np.ndarray,
+        stamp_seconds: float,
+        snapshot: Snapshot | None = None,
+    ) -> list[Track]:
+        """Take in the detections of one frame and return `tracks`.
+
+        detections: with boxes in the pixels of ``camera``; pose: refined map_from_camera; depth: float32 (H, W), the
+        reference's, NaN where not covered; snapshot: (frame uint8 (H, W, 3), reference uint8 (H, W, 3), heatmap
+        (H, W), float in [0, 1] or uint8).
+        """
+        seen = [(d, ray) for d in detections if (ray := _ray(d, camera, pose, depth)) is not None]
+        matched: set[int] = set()
+        for hypothesis, indices in self._associate([ray for _, ray in seen], camera, pose):
+            matched.update(indices)
+            self._observe(hypothesis, [seen[i] for i in indices], stamp_seconds, camera, snapshot)
+        observed = {id(h) for h in self._hypotheses if h.last_seen == stamp_seconds and h.misses == 0}
+        for hypothesis in self._hypotheses:
+            if id(hypothesis) not in observed and self._should_show(hypothesis, camera, pose, depth):
+                hypothesis.misses += 1
+                hypothesis.chances += 1
+        for index, pair in enumerate(seen):
+            if index not in matched:
+                self._created += 1
+                hypothesis = _Hypothesis(-self._created, stamp_seconds, stamp_seconds)
+                self._observe(hypothesis, [pair], stamp_seconds, camera, snapshot)
+                self._hypotheses.append(hypothesis)
+        self._expire()
+        self._merge()
+        self._confirm()
+        return self.tracks
+
+    def _associate(self, rays: list[_Ray], camera: Camera, pose: Pose) -> list[tuple[_Hypothesis, list[int]]]:
+        """Best one-to-one pairs within the gate; further regions inside a matched track's outline are parts of it."""
+        from scipy.optimize import linear_sum_assignment
+
+        if not rays or not self._hypotheses:
+            return []
+        cost = np.array([[self._distance(h, ray, camera, pose) for ray in rays] for h in self._hypotheses])
+        # a confirmed track takes precedence over a tentative one
+        penalty = np.array([[0.0 if h.confirmed else 0.5] for h in self._hypotheses])
+        within = cost < self.options.gate
+        pairs = zip(*linear_sum_assignment(np.where(within, cost + penalty, 1e3)))
+        matches = {row: [column] for row, column in pairs if within[row, column]}
+        taken = {columns[0] for columns in matches.values()}
+        for column in range(len(rays)):
+            if column not in taken and matches:
+                row = min(matches, key=lambda r: cost[r, column])
+                if cost[row, column] < 0.6 * self.options.gate:
+                    matches[row].append(column)
+        return [(self._hypotheses[row], columns) for row, columns in matches.items()]
+
+    def _distance(self, hypothesis: _Hypothesis, ray: _Ray, camera: Camera, pose: Pose) -> float:
+        """Mahalanobis distance across the ray; infinite where the two cannot be the same."""
+        offset = hypothesis.center - ray.origin
+        distance = float(offset @ ray.direction)
+        if distance <= 0:
+            return math.inf
+        size = distance * math.hypot(ray.width, ray.height)
+        known = float(np.hypot(hypothesis.size[0], hypothesis.size[2]))
+        if not 0.2 < size / max(known, 1e-9) < 5.0:
+            return math.inf
+        # behind the surface that the reference shows there can be nothing, beside what the track's place is unsure
+        unsure = math.sqrt(float(ray.direction @ hypothesis.covariance @ ray.direction))
+        if distance > 1.15 * ray.range + size + 2 * unsure:
+            return math.inf
+        basis = np.linalg.svd(ray.direction[None])[2][1:]
+        innovation = basis @ offset
+        lateral = ray.lateral * distance / ray.range
+        spread = basis @ hypothesis.covariance @ basis.T + np.eye(2) * lateral**2
+        return math.sqrt(float(innovation @ np.linalg.solve(spread, innovation)))
+
+    def _observe(self, hypothesis: _Hypothesis, parts, stamp: float, camera: Camera, snapshot: Snapshot | None) -> None:
+        detection, ray = max(parts, key=lambda part: part[0].area * part[0].score)
+        hypothesis.add(ray, self.options.rays)
+        hypothesis.views += 1
+        hypothesis.chances += 1
+        hypothesis.misses = 0
+        hypothesis.last_seen = stamp
+        hypothesis.score_sum += float(detection.score)
+        weight = float(detection.score) * math.sqrt(max(float(detection.area), 1.0))
+        hypothesis.votes[detection.kind] = hypothesis.votes.get(detection.kind, 0.0) + weight
+        hypothesis.locate()
+        worth = float(detection.area) * float(detection.score) * (0.3 if ray.clipped else 1.0)
+        if snapshot is not None and worth > hypothesis.snapshot_worth:
+            frame, reference, heatmap = snapshot
+            heat = heatmap if heatmap.dtype == np.uint8 else np.round(255 * np.clip(heatmap, 0, 1)).astype(np.uint8)
+            hypothesis.snapshot = (frame.copy(), reference.copy(), heat)
+            hypothesis.snapshot_box = tuple(int(round(float(v))) for v in detection.box)
+            hypothesis.snapshot_worth = worth
+
+    def _should_show(self, hypothesis: _Hypothesis, camera: Camera, pose: Pose, depth: np.ndarray) -> bool:
+        """Whether this view must show the anomaly if it is there: inside the frame, covered, not hidden, near enough."""
+        local = pose.inverse().apply(hypothesis.center)
+        if local[2] <= 0:
+            return False
+        distance = float(np.linalg.norm(hypothesis.center - pose.translation))
+        half = 0.5 * np.array([hypothesis.size[0] * camera.fx, hypothesis.size[2] * camera.fy]) / local[2]
+        u, v = camera.project(local)
+        if not (half[0] < u < camera.width - half[0] and half[1] < v < camera.height - half[1]):
+            return False
+        seen_from = np.array([np.linalg.norm(hypothesis.center - ray.origin) for ray in hypothesis.rays])
+        if distance > 1.2 * seen_from.max():
+            return False
+        towards = _unit(hypothesis.center - np.stack([ray.origin for ray in hypothesis.rays]))
+        alike = float((towards @ _unit(hypothesis.center - pose.translation)).max())
+        if alike < math.cos(math.radians(self.options.same_side_degrees)):
+            return False
+        x0, y0 = np.maximum(np.floor([u - half[0], v - half[1]]), 0).astype(int)
+        window = depth[y0 : math.ceil(v + half[1]) + 1, x0 : math.ceil(u + half[0]) + 1]
+        covered = np.isfinite(window)
+        if window.size == 0 or covered.mean() < 0.7:
+            return False
+        margin = 0.6 * float(hypothesis.size.max()) + 0.05 * distance
+        return bool(np.median(window[covered]) > local[2] - margin)
+
+    def _expire(self) -> None:
+        kept = []
+        for hypothesis in self._hypotheses:
+            limit = self.options.expire_after if hypothesis.confirmed else self.options.tentative_misses
+            if hypothesis.misses < limit:
+                kept.append(hypothesis)
+            elif hypothesis.confirmed:
+                self._gone.append(hypothesis.track())
+        self._hypotheses = kept
+
+    def _merge(self) -> None:
+        """Two tracks that turn out to be at one place become the older one (confirmed before tentative)."""
+        order = sorted(self._hypotheses, key=lambda h: (not h.confirmed, abs(h.id)))
+        kept: list[_Hypothesis] = []
+        for young in order:
+            old = next((old for old in kept if _same_place(old, young)), None)
+            if old is None:
+                kept.append(young)
+                continue
+            for ray in young.rays:
+                old.add(ray, self.options.rays)
+            old.locate()
+            # both may have been seen in one frame, so the views of the two do not add up
+            old.views, old.chances = max(old.views, young.views), max(old.chances, young.chances)
+            old.score_sum = old.score_sum if old.views != young.views else max(old.score_sum, young.score_sum)
+            for kind, vote in young.votes.items():
+                old.votes[kind] = old.votes.get(kind, 0.0) + vote
+            old.first_seen, old.last_seen = min(old.first_seen, young.first_seen), max(old.last_seen, young.last_seen)
+            old.misses = min(old.misses, young.misses)
+            if young.snapshot_worth > old.snapshot_worth:
+                old.snapshot, old.snapshot_box = young.snapshot, young.snapshot_box
+                old.snapshot_worth = young.snapshot_worth
+        self._hypotheses = kept
+
+    def _confirm(self) -> None:
+        options = self.options
+        for hypothesis in self._hypotheses:
+            if hypothesis.confirmed or hypothesis.views < options.confirm_views:
+                continue
+            if hypothesis.views < options.confirm_share * hypothesis.chances:
+                continue
+            lasted = hypothesis.last_seen - hypothesis.first_seen
+            if lasted >= options.confirm_seconds or hypothesis.spread_degrees() >= options.confirm_degrees:
+                self._confirmed += 1
+                hypothesis.confirmed, hypothesis.id = True, self._confirmed
+
+    def to_dict(self) -> dict:
+        """Everything as JSON can hold it, so that a restarted inspector goes on (`from_dict`)."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "created": self._created,
+            "confirmed": self._confirmed,
+            "tracks": [_hypothesis_to_dict(hypothesis) for hypothesis in self._hypotheses],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict, options: TrackerOptions | None = None) -> Tracker:
+        """Raises OmniadError where ``data`` is not what `to_dict` gave."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
+            raise OmniadError("the saved tracks are not in a format that this version reads; delete them to start clean")
+        tracker = cls(options)
+        try:
+            tracker._created, tracker._confirmed = int(data["created"]), int(data["confirmed"])
+            tracker._hypotheses = [_hypothesis_from_dict(entry) for entry in data["tracks"]]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise OmniadError("the saved tracks are damaged; delete them to start clean") from error
+        return tracker
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def _same_place(old: _Hypothesis, young: _Hypothesis) -> bool:
+    distance = float(np.linalg.norm(old.center - young.center))
+    if distance > 0.35 * float(old.size.max() + young.size.max()):
+        return False
+    # side by side in one frame they are two things, unless one lies in the other
+    apart = old.last_seen == young.last_seen and min(old.views, young.views) > 1
+    return distance < 0.2 * float(old.size.max() + young.size.max()) or not apart
+
+
+def _ray(detection: Detected, camera: Camera, pose: Pose, depth: np.ndarray) -> _Ray | None:
+    """The ray through the middle of a region; None where the reference has no depth there."""
+    x0, y0, x1, y1 = (float(v) for v in detection.box)
+    window = depth[max(0, math.floor(y0)) : math.ceil(y1), max(0, math.floor(x0)) : math.ceil(x1)]
+    window = window[np.isfinite(window)]
+    if window.size == 0 or x1 <= x0 or y1 <= y0:
+        return None
+    direction = np.array([(0.5 * (x0 + x1) - camera.cx) / camera.fx, (0.5 * (y0 + y1) - camera.cy) / camera.fy, 1.0])
+    length = float(np.linalg.norm(direction))
+    if detection.kind == "added" or detection.center is None:
+        # what was added stands in front of all that the reference shows there, and mostly on its nearest part
+        z = float(np.percentile(window, 10))
+    else:
+        z = float(pose.inverse().apply(np.asarray(detection.center, float))[2])
+    if not math.isfinite(z) or z <= 0:
+        return None
+    clipped = x0 <= 2 or y0 <= 2 or x1 >= camera.width - 2 or y1 >= camera.height - 2
+    return _Ray(
+        pose.translation.copy(), pose.rotation @ (direction / length), z * length,
+        (x1 - x0) / camera.fx / length, (y1 - y0) / camera.fy / length, clipped,
+    )  # fmt: skip
+
+
+def _hypothesis_to_dict(hypothesis: _Hypothesis) -> dict:
+    data = {
+        key: value for key, value in vars(hypothesis).items()
+        if key not in ("rays", "snapshot", "center", "covariance", "size")
+    }  # fmt: skip
+    data["rays"] = [
+        {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in asdict(ray).items()}
+        for ray in hypothesis.rays
+    ]
+    data["snapshot"] = None if hypothesis.snapshot is None else [_encode(image) for image in hypothesis.snapshot]
+    return data
+
+
+def _hypothesis_from_dict(data: dict) -> _Hypothesis:
+    rays = [
+        _Ray(_vector(r["origin"]), _unit(_vector(r["direction"])), *(float(r[k]) for k in ("range", "width", "height")), bool(r["clipped"]))
+        for r in data["rays"]
+    ]
+    if not rays or not isinstance(data["votes"], dict) or not data["votes"]:
+        raise ValueError("a track without views")
+    box = data["snapshot_box"]
+    hypothesis = _Hypothesis(
+        int(data["id"]), float(data["first_seen"]), float(data["last_seen"]), rays,
+        {str(kind): float(vote) for kind, vote in data["votes"].items()}, float(data["score_sum"]), int(data["views"]),
+        int(data["chances"]), int(data["misses"]), bool(data["confirmed"]),
+        None if data["snapshot"] is None else tuple(_decode(text) for text in data["snapshot"]),
+        None if box is None else tuple(int(v) for v in box), float(data["snapshot_worth"]),
+    )  # fmt: skip
+    hypothesis.locate()
+    return hypothesis
+
+
+def _vector(values) -> np.ndarray:
+    vector = np.asarray(values, dtype=np.float64)
+    if vector.shape != (3,) or not np.isfinite(vector).all():
+        raise ValueError("not a finite vector")
+    return vector
+
+
+def _encode(image: np.ndarray) -> str:
+    import cv2
+
+    data = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return base64.b64encode(cv2.imencode(".jpg", data, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()).decode()
+
+
+def _decode(text: str) -> np.ndarray:
+    import cv2
+
+    image = cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError("not an image")
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
