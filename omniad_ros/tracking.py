@@ -42,17 +42,21 @@ class TrackerOptions:
     gate: Mahalanobis distance up to which a detection belongs to a track; confirm_views, confirm_degrees: a track is
     confirmed once it was seen from so many views whose directions differ by so much, or (standing still) for
     ``confirm_seconds``; confirm_share: and in this share of the frames that should have shown it; expire_after: frames
-    in a row that show the place normal; tentative_misses: the same for tracks not yet confirmed; same_side_degrees:
-    a view tells that a place is normal only if it looks from a side from which the anomaly was seen; rays: kept a track.
+    in a row that show the place normal; tentative_misses: the same for tracks not yet confirmed; tentative_frames: frames
+    after which these are dropped anyway; agreement: root mean square distance of the rays from the place, in standard
+    deviations, up to which views agree; same_side_degrees: a view tells that a place is normal only if it looks from
+    a side from which the anomaly was seen; rays: kept a track.
     """
 
-    gate: float = 3.0
+    gate: float = 2.5
     confirm_views: int = 3
     confirm_degrees: float = 4.0
     confirm_seconds: float = 4.0
     confirm_share: float = 0.5
     expire_after: int = 6
     tentative_misses: int = 3
+    tentative_frames: int = 8
+    agreement: float = 1.0
     same_side_degrees: float = 40.0
     rays: int = 40
 
@@ -116,6 +120,9 @@ class _Hypothesis:
     chances: int = 0
     """Frames that should have shown it, those that did included."""
     misses: int = 0
+    unseen: int = 0
+    """Frames since the last that showed it, whether they could show it or not."""
+    disagreement: float = 0.0
     confirmed: bool = False
     snapshot: Snapshot | None = None
     snapshot_box: tuple[int, int, int, int] | None = None
@@ -143,7 +150,7 @@ class _Hypothesis:
             offsets = center - means
             sideways = np.linalg.norm(np.einsum("nij,nj->ni", across, offsets), axis=1) / lateral
             weights = 1 / (1 + (sideways / 2) ** 2)
-        self.center = center
+        self.center, self.disagreement = center, float(np.sqrt(np.mean(np.square(sideways))))
         distances = np.maximum(np.einsum("ni,ni->n", center - origins, directions), 1e-6)
         widths = np.median(distances * [ray.width for ray in self.rays])
         self.size = np.array([widths, widths, np.median(distances * [ray.height for ray in self.rays])])
@@ -206,12 +213,13 @@ class Tracker:
         """
         seen = [(d, ray) for d in detections if (ray := _ray(d, camera, pose, depth)) is not None]
         matched: set[int] = set()
+        for hypothesis in self._hypotheses:
+            hypothesis.unseen += 1
         for hypothesis, indices in self._associate([ray for _, ray in seen], camera, pose):
             matched.update(indices)
             self._observe(hypothesis, [seen[i] for i in indices], stamp_seconds, camera, snapshot)
-        observed = {id(h) for h in self._hypotheses if h.last_seen == stamp_seconds and h.misses == 0}
         for hypothesis in self._hypotheses:
-            if id(hypothesis) not in observed and self._should_show(hypothesis, camera, pose, depth):
+            if hypothesis.unseen and self._should_show(hypothesis, camera, pose, depth):
                 hypothesis.misses += 1
                 hypothesis.chances += 1
         for index, pair in enumerate(seen):
@@ -270,7 +278,7 @@ class Tracker:
         hypothesis.add(ray, self.options.rays)
         hypothesis.views += 1
         hypothesis.chances += 1
-        hypothesis.misses = 0
+        hypothesis.misses = hypothesis.unseen = 0
         hypothesis.last_seen = stamp
         hypothesis.score_sum += float(detection.score)
         weight = float(detection.score) * math.sqrt(max(float(detection.area), 1.0))
@@ -281,7 +289,7 @@ class Tracker:
             frame, reference, heatmap = snapshot
             heat = heatmap if heatmap.dtype == np.uint8 else np.round(255 * np.clip(heatmap, 0, 1)).astype(np.uint8)
             hypothesis.snapshot = (frame.copy(), reference.copy(), heat)
-            hypothesis.snapshot_box = tuple(int(round(float(v))) for v in detection.box)
+            hypothesis.snapshot_box = tuple(round(float(v)) for v in detection.box)
             hypothesis.snapshot_worth = worth
 
     def _should_show(self, hypothesis: _Hypothesis, camera: Camera, pose: Pose, depth: np.ndarray) -> bool:
@@ -313,7 +321,8 @@ class Tracker:
         kept = []
         for hypothesis in self._hypotheses:
             limit = self.options.expire_after if hypothesis.confirmed else self.options.tentative_misses
-            if hypothesis.misses < limit:
+            stale = not hypothesis.confirmed and hypothesis.unseen >= self.options.tentative_frames
+            if hypothesis.misses < limit and not stale:
                 kept.append(hypothesis)
             elif hypothesis.confirmed:
                 self._gone.append(hypothesis.track())
@@ -337,7 +346,7 @@ class Tracker:
             for kind, vote in young.votes.items():
                 old.votes[kind] = old.votes.get(kind, 0.0) + vote
             old.first_seen, old.last_seen = min(old.first_seen, young.first_seen), max(old.last_seen, young.last_seen)
-            old.misses = min(old.misses, young.misses)
+            old.misses, old.unseen = min(old.misses, young.misses), min(old.unseen, young.unseen)
             if young.snapshot_worth > old.snapshot_worth:
                 old.snapshot, old.snapshot_box = young.snapshot, young.snapshot_box
                 old.snapshot_worth = young.snapshot_worth
@@ -348,7 +357,7 @@ class Tracker:
         for hypothesis in self._hypotheses:
             if hypothesis.confirmed or hypothesis.views < options.confirm_views:
                 continue
-            if hypothesis.views < options.confirm_share * hypothesis.chances:
+            if hypothesis.views < options.confirm_share * hypothesis.chances or hypothesis.disagreement > options.agreement:
                 continue
             lasted = hypothesis.last_seen - hypothesis.first_seen
             if lasted >= options.confirm_seconds or hypothesis.spread_degrees() >= options.confirm_degrees:
@@ -388,7 +397,7 @@ def _same_place(old: _Hypothesis, young: _Hypothesis) -> bool:
     if distance > 0.35 * float(old.size.max() + young.size.max()):
         return False
     # side by side in one frame they are two things, unless one lies in the other
-    apart = old.last_seen == young.last_seen and min(old.views, young.views) > 1
+    apart = old.unseen == young.unseen == 0 and min(old.views, young.views) > 1
     return distance < 0.2 * float(old.size.max() + young.size.max()) or not apart
 
 
@@ -418,7 +427,7 @@ def _ray(detection: Detected, camera: Camera, pose: Pose, depth: np.ndarray) -> 
 def _hypothesis_to_dict(hypothesis: _Hypothesis) -> dict:
     data = {
         key: value for key, value in vars(hypothesis).items()
-        if key not in ("rays", "snapshot", "center", "covariance", "size")
+        if key not in ("rays", "snapshot", "center", "covariance", "size", "disagreement")
     }  # fmt: skip
     data["rays"] = [
         {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in asdict(ray).items()}
@@ -439,7 +448,7 @@ def _hypothesis_from_dict(data: dict) -> _Hypothesis:
     hypothesis = _Hypothesis(
         int(data["id"]), float(data["first_seen"]), float(data["last_seen"]), rays,
         {str(kind): float(vote) for kind, vote in data["votes"].items()}, float(data["score_sum"]), int(data["views"]),
-        int(data["chances"]), int(data["misses"]), bool(data["confirmed"]),
+        int(data["chances"]), int(data["misses"]), int(data["unseen"]), 0.0, bool(data["confirmed"]),
         None if data["snapshot"] is None else tuple(_decode(text) for text in data["snapshot"]),
         None if box is None else tuple(int(v) for v in box), float(data["snapshot_worth"]),
     )  # fmt: skip
