@@ -1,0 +1,252 @@
+"""From a survey to a metric map: features, matches, structure from motion, alignment with the prior poses, files.
+
+Two ways lead to a map. Prior poses that already agree with the images (rendered, surveyed, or from an earlier
+reconstruction) are kept and points are triangulated at them; this also works for objects with little texture. Otherwise
+(odometry drifts, or there is none) poses come from structure from motion and are aligned with the priors afterwards.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+from safetensors.numpy import save_file
+
+from omniad_ros.feedback import OmniadError, Progress, part, quiet
+from omniad_ros.geometry import Camera, Pose
+from omniad_ros.mapping import colmap
+from omniad_ros.mapping.alignment import Similarity, align_poses, upright
+from omniad_ros.mapping.features import (
+    Features,
+    FeatureSource,
+    SiftSource,
+    open_features,
+    write_description,
+    write_features,
+)
+from omniad_ros.mapping.pairs import choose_pairs
+from omniad_ros.mapping.retrieval import learn_vocabulary, vlad
+from omniad_ros.site import PosedImages, write_transforms
+
+MODEL, FEATURES, LOOKS = "sfm", "features.h5", "global-features.h5"
+MIN_IMAGES = 3
+MIN_SHARE = 0.25
+"""A survey of which a smaller share can be registered is refused."""
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A model in the map frame, how its scale was found, and how well it fits the prior poses (medians, None: no priors)."""
+
+    model: pycolmap.Reconstruction
+    scale: str
+    position_error: float | None = None
+    rotation_error: float | None = None
+
+
+def build_map(survey: PosedImages, out: Path, progress: Progress = quiet, source: FeatureSource | None = None) -> dict:
+    """Build the map of a survey and write it into the directory ``out``.
+
+    survey: images of one pinhole camera with prior poses (`map_from_camera`, metres; None where there is no odometry).
+    source: the kind of local features (default: SIFT).
+    Writes ``sfm/`` (COLMAP's binary model), ``features.h5`` and ``global-features.h5`` (hloc's layout),
+    ``transforms.json`` (registered images with refined poses) and ``points.safetensors`` (`SparsePoints`).
+    Returns what site.json notes: counts, reprojection error in pixels, where the scale came from.
+    Raises OmniadError where the survey cannot be registered.
+    """
+    source = source or SiftSource()
+    out.mkdir(parents=True, exist_ok=True)
+    for leftover in out.iterdir():
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    if len(survey) < MIN_IMAGES:
+        raise OmniadError(f"a survey needs at least {MIN_IMAGES} images, this one has {len(survey)}")
+
+    features, colors = _extract(survey, source, part(progress, 0.0, 0.35))
+    _check_texture(features)
+    vocabulary = learn_vocabulary([f.descriptors for f in features])
+    looks = np.stack([vlad(f.descriptors, vocabulary) for f in features])
+    database, names = out / ".database.db", list(survey.names)
+    colmap.write_database(database, [survey.camera], names, features)
+    tolerances = colmap.Tolerances.for_size(survey.camera.width, survey.camera.height)
+    pairs = choose_pairs(looks, survey.poses)
+    colmap.match_sift(database, names, pairs, tolerances, part(progress, 0.35, 0.7))
+    verified = colmap.verified_pairs(database)
+
+    workshop = _Workshop(survey, features, verified, database, out, tolerances)
+    mapped = workshop.map(part(progress, 0.7, 0.95))
+    progress(0.95, "writing the map")
+    info = _write(mapped, survey, features, colors, out)
+    with open_features(out / FEATURES, "w") as file:
+        write_description(file, source)
+        for name, found in zip(names, features):
+            write_features(file, name, found)
+    with open_features(out / LOOKS, "w") as file:
+        file.attrs["vocabulary"] = vocabulary.astype(np.float16)
+        for name, look in zip(names, looks):
+            file.create_group(name)["global_descriptor"] = look.astype(np.float16)
+    for leftover in out.glob(".*"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    progress(1.0, f"map of {info['registered']} images and {info['points']} points")
+    return {**source.describe(), **info}
+
+
+def _extract(survey: PosedImages, source: FeatureSource, progress: Progress) -> tuple[list[Features], list[np.ndarray]]:
+    """Features of every image, and the colour (N, 3) uint8 at each keypoint."""
+
+    def one(index):
+        image = survey.image(index)
+        found = source.extract(image)
+        column, row = found.keypoints.astype(int).T
+        return found, image[row.clip(0, image.shape[0] - 1), column.clip(0, image.shape[1] - 1)]
+
+    results = []
+    with ThreadPoolExecutor(colmap.threads()) as pool:
+        for result in pool.map(one, range(len(survey))):
+            results.append(result)
+            progress(len(results) / len(survey), f"features of {len(results)} of {len(survey)} images")
+    return [r[0] for r in results], [r[1] for r in results]
+
+
+def _check_texture(features: Sequence[Features]) -> None:
+    if np.median([len(f) for f in features]) < 10:
+        raise OmniadError("the survey cannot be registered: its images show too little texture (are they dark, blank or blurred?)")
+
+
+class _Workshop:
+    """The choice between the ways to a map, and each of them."""
+
+    def __init__(self, survey: PosedImages, features: list[Features], verified, database: Path, out: Path, tolerances):
+        self.survey, self.features, self.verified = survey, features, verified
+        self.database, self.out, self.tolerances = database, out, tolerances
+        self.with_prior = [i for i, pose in enumerate(survey.poses) if pose is not None]
+
+    def map(self, progress: Progress) -> Mapped:
+        if not self.verified:
+            raise OmniadError("the survey cannot be registered: no two images share enough texture; survey again with more overlap and light")
+        if len(self.with_prior) == len(self.survey):
+            errors = prior_errors(self.survey.camera, self.survey.poses, self.features, self.verified)
+            if np.quantile(errors, 0.8) < self.tolerances.match:
+                progress(0.1, "triangulating at the survey's poses")
+                return self._from_priors()
+        models = colmap.map_incrementally(
+            self.database, self.survey.root, self.out / ".models", len(self.survey), self.tolerances, part(progress, 0.1, 0.9)
+        )
+        candidates = [self._aligned(model) for model in models[:1]]
+        enough = candidates and candidates[0].model.num_reg_images() >= 0.9 * len(self.survey)
+        if not enough and len(self.with_prior) > MIN_IMAGES:
+            progress(0.9, "triangulating at the survey's poses")
+            candidates.append(self._from_priors())
+        candidates.sort(key=lambda mapped: -_registered(mapped.model))
+        if not candidates or _registered(candidates[0].model) < max(MIN_IMAGES, MIN_SHARE * len(self.survey)):
+            count = _registered(candidates[0].model) if candidates else 0
+            raise OmniadError(
+                f"the survey cannot be registered: only {count} of {len(self.survey)} images fit together; survey again with more overlap and light"
+            )
+        return candidates[0]
+
+    def _from_priors(self) -> Mapped:
+        """Triangulate at the prior poses; adjust them only where that makes the points fit clearly better."""
+        survey = self.survey
+
+        def at(poses):
+            model = colmap.empty_model([survey.camera], survey.names, poses)
+            return colmap.triangulate(model, self.database, survey.root, self.out / ".triangulated", self.tolerances)
+
+        fixed = at(survey.poses)
+        free = pycolmap.Reconstruction(fixed)
+        colmap.adjust(free)
+        aligned = self._aligned(free)
+        again = at([colmap.pose_of(aligned.model.images[i + 1]) if i + 1 in aligned.model.images else None for i in range(len(survey))])
+        before, after = fixed.compute_mean_reprojection_error(), again.compute_mean_reprojection_error()
+        better = after < 0.85 * before or again.compute_num_observations() > 1.1 * fixed.compute_num_observations()
+        if not better:
+            return Mapped(self._without_strays(fixed), "prior poses", 0.0, 0.0)
+        return Mapped(self._without_strays(again), "prior poses", aligned.position_error, aligned.rotation_error)
+
+    def _without_strays(self, model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
+        """Drop images that match others, but of which hardly a match holds at their pose: their prior is wrong."""
+        matches = np.zeros(len(self.survey))
+        for pair in self.verified:
+            for index in (pair.first, pair.second):
+                matches[index] = max(matches[index], len(pair.matches))
+        for image_id in list(model.reg_image_ids()):
+            if model.images[image_id].num_points3D < 0.2 * matches[image_id - 1]:
+                model.deregister_frame(model.images[image_id].frame_id)
+        return model
+
+    def _aligned(self, model: pycolmap.Reconstruction) -> Mapped:
+        """Move a model into the map frame by the prior poses, or upright where there are none."""
+        registered = sorted(model.reg_image_ids())
+        known = [i for i in registered if self.survey.poses[i - 1] is not None]
+        try:
+            fit = align_poses([colmap.pose_of(model.images[i]) for i in known], [self.survey.poses[i - 1] for i in known])
+            mapped = Mapped(model, "prior poses", fit.position_error, fit.rotation_error)
+        except ValueError:
+            fit = self._upright(model, registered)
+            mapped = Mapped(model, "unknown")
+        colmap.transform(model, fit.scale, fit.rotation, fit.translation)
+        return mapped
+
+    def _upright(self, model: pycolmap.Reconstruction, registered: Sequence[int]) -> Similarity:
+        return upright([colmap.pose_of(model.images[i]) for i in registered], np.array([p.xyz for p in model.points3D.values()]))
+
+
+def prior_errors(camera: Camera, poses: Sequence[Pose], features: Sequence[Features], verified) -> np.ndarray:
+    """For each verified pair, the median Sampson error in pixels of its matches under the images' prior poses."""
+    focal = 0.5 * (camera.fx + camera.fy)
+    rays = [(np.c_[(f.keypoints - [camera.cx, camera.cy]) / [camera.fx, camera.fy], np.ones(len(f))]) for f in features]
+    errors = []
+    for pair in verified:
+        second_from_first = poses[pair.second].inverse() @ poses[pair.first]
+        x, y, z = second_from_first.translation
+        essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ second_from_first.rotation
+        a, b = rays[pair.first][pair.matches[:, 0]], rays[pair.second][pair.matches[:, 1]]
+        forth, back = a @ essential.T, b @ essential
+        norm = (forth[:, :2] ** 2).sum(1) + (back[:, :2] ** 2).sum(1)
+        errors.append(focal * np.median(np.abs((b * forth).sum(1)) / np.sqrt(np.maximum(norm, 1e-18))))
+    return np.array(errors)
+
+
+def _registered(model: pycolmap.Reconstruction) -> int:
+    return model.num_reg_images()
+
+
+def _write(mapped: Mapped, survey: PosedImages, features: Sequence[Features], colors: Sequence[np.ndarray], out: Path) -> dict:
+    """Write model, transforms.json and points.safetensors; returns the map's figures."""
+    model = mapped.model
+    ids = sorted(model.reg_image_ids())
+    index_of = {image_id: index for index, image_id in enumerate(ids)}
+    point_ids = sorted(model.points3D)
+    image, point, pixel, rgb = [], [], [], []
+    for number, point_id in enumerate(point_ids):
+        track = [e for e in model.points3D[point_id].track.elements if e.image_id in index_of]
+        seen = np.array([colors[e.image_id - 1][e.point2D_idx] for e in track])
+        rgb.append(seen.mean(0))
+        model.points3D[point_id].color = np.round(seen.mean(0)).astype(np.uint8)
+        for e in track:
+            image.append(index_of[e.image_id])
+            point.append(number)
+            pixel.append(features[e.image_id - 1].keypoints[e.point2D_idx])
+    save_file({
+        "xyz": np.array([model.points3D[i].xyz for i in point_ids], np.float32).reshape(-1, 3),
+        "rgb": np.array(rgb).reshape(-1, 3).round().astype(np.uint8),
+        "image": np.array(image, np.int32), "point": np.array(point, np.int32),
+        "pixel": np.array(pixel, np.float32).reshape(-1, 2),
+    }, out / "points.safetensors")  # fmt: skip
+    (out / MODEL).mkdir()
+    model.write_binary(out / MODEL)
+    poses = tuple(colmap.pose_of(model.images[i]) for i in ids)
+    names = tuple(survey.names[i - 1] for i in ids)
+    write_transforms(out / "transforms.json", PosedImages(survey.camera, survey.root, names, poses))
+    left_out = [survey.names[i] for i in range(len(survey)) if i + 1 not in index_of]
+    return {
+        "images": len(survey), "registered": len(ids), "left_out": left_out[:20], "points": len(point_ids), "observations": len(image),
+        "reprojection_px": round(model.compute_mean_reprojection_error(), 3), "scale": mapped.scale,
+        "prior_fit": None if mapped.position_error is None else {
+            "median_m": round(mapped.position_error, 4), "median_deg": round(mapped.rotation_error, 3)},
+    }  # fmt: skip

@@ -1,0 +1,194 @@
+"""COLMAP at arm's length: its database, its matching and its mappers, driven by our features, pairs and prior poses.
+
+COLMAP's own conventions (``cam_from_world``, one-based ids) end in this module: image ``i`` of the survey has id i + 1.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from omniad_ros.feedback import Progress
+from omniad_ros.geometry import Camera, Pose
+from omniad_ros.mapping.features import Features, quantised
+
+SEED = 1
+PAIRS_A_STEP = 500  # so that progress is seen during long matching
+
+pycolmap.logging.minloglevel = 2  # what matters is raised or reported
+
+
+def threads() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Pixels that keypoints may be off, for images of one size: the larger the image, the coarser its keypoints."""
+
+    match: float
+    reprojection: float
+
+    @staticmethod
+    def for_size(width: int, height: int) -> Tolerances:
+        scale = max(1.0, max(width, height) / 640)
+        return Tolerances(match=2.5 * scale, reprojection=3.0 * scale)
+
+
+def colmap_camera(camera: Camera, camera_id: int = 1) -> pycolmap.Camera:
+    """COLMAP's pinhole camera (its pixel centres are at half-integers, as ours)."""
+    parameters = [camera.fx, camera.fy, camera.cx, camera.cy]
+    return pycolmap.Camera(
+        camera_id=camera_id, model="PINHOLE", width=camera.width, height=camera.height, params=parameters, has_prior_focal_length=True
+    )
+
+
+def cam_from_world(pose: Pose) -> pycolmap.Rigid3d:
+    return pycolmap.Rigid3d(pose.inverse().matrix()[:3])
+
+
+def pose_of(image: pycolmap.Image) -> Pose:
+    return Pose.from_matrix(image.cam_from_world().matrix()).inverse()
+
+
+def empty_model(cameras: Sequence[Camera], names: Sequence[str], poses: Sequence[Pose | None]) -> pycolmap.Reconstruction:
+    """A model without points. ``cameras`` holds one camera for all images, or one an image; images without pose are absent."""
+    model = pycolmap.Reconstruction()
+    for index, camera in enumerate(cameras):
+        model.add_camera_with_trivial_rig(colmap_camera(camera, index + 1))
+    for index, (name, pose) in enumerate(zip(names, poses)):
+        if pose is not None:
+            camera_id = 1 if len(cameras) == 1 else index + 1
+            image = pycolmap.Image(name=name, camera_id=camera_id, image_id=index + 1)
+            model.add_image_with_trivial_frame(image, cam_from_world(pose))
+    return model
+
+
+def write_database(path: Path, cameras: Sequence[Camera], names: Sequence[str], features: Sequence[Features]) -> None:
+    """A new COLMAP database with the images and their features (descriptors as bytes where they are SIFT's)."""
+    model = empty_model(cameras, names, [Pose.identity()] * len(names))
+    with pycolmap.Database.open(path) as database, pycolmap.DatabaseTransaction(database):
+        for camera in model.cameras.values():
+            database.write_camera(camera, use_camera_id=True)
+        for rig in model.rigs.values():
+            database.write_rig(rig, use_rig_id=True)
+        for frame in model.frames.values():
+            frame.reset_pose()
+            database.write_frame(frame, use_frame_id=True)
+        for image_id in sorted(model.images):
+            found = features[image_id - 1]
+            database.write_image(model.images[image_id], use_image_id=True)
+            database.write_keypoints(image_id, found.keypoints.astype(np.float32))
+            if found.descriptors.shape[1] == 128:
+                data = pycolmap.FeatureDescriptors(pycolmap.FeatureExtractorType.SIFT, quantised(found.descriptors))
+                database.write_descriptors(image_id, data)
+
+
+def match_sift(path: Path, names: Sequence[str], pairs: np.ndarray, tolerances: Tolerances, progress: Progress) -> None:
+    """Match pairs (M, 2) of image indices by their SIFT descriptors, and keep what agrees with one relative pose."""
+    matching = pycolmap.FeatureMatchingOptions(num_threads=threads(), use_gpu=False)
+    verification = verification_options(tolerances)
+    listing = path.with_name(".pairs.txt")
+    for start in range(0, len(pairs), PAIRS_A_STEP):
+        progress(start / len(pairs), f"matching {len(pairs)} image pairs")
+        block = pairs[start : start + PAIRS_A_STEP]
+        listing.write_text("".join(f"{names[i]} {names[j]}\n" for i, j in block))
+        pairing = pycolmap.ImportedPairingOptions(match_list_path=listing)
+        pycolmap.match_image_pairs(path, matching, pairing, verification, pycolmap.Device.cpu)
+    listing.unlink(missing_ok=True)
+
+
+def verification_options(tolerances: Tolerances) -> pycolmap.TwoViewGeometryOptions:
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.max_error = tolerances.match
+    options.ransac.random_seed = SEED
+    options.detect_watermark = False
+    return options
+
+
+@dataclass(frozen=True)
+class VerifiedPair:
+    """Matches (M, 2) of keypoint indices between images ``first`` and ``second`` that agree with one relative pose."""
+
+    first: int
+    second: int
+    matches: np.ndarray
+
+
+def verified_pairs(path: Path) -> list[VerifiedPair]:
+    with pycolmap.Database.open(path) as database:
+        ids, geometries = database.read_two_view_geometries()
+    pairs = []
+    for pair_id, geometry in zip(ids, geometries):
+        if len(geometry.inlier_matches):
+            first, second = pycolmap.pair_id_to_image_pair(pair_id)
+            pairs.append(VerifiedPair(first - 1, second - 1, np.asarray(geometry.inlier_matches, dtype=int)))
+    return pairs
+
+
+def mapping_options(tolerances: Tolerances) -> pycolmap.IncrementalPipelineOptions:
+    options = pycolmap.IncrementalPipelineOptions()
+    options.random_seed = SEED
+    options.num_threads = threads()
+    options.extract_colors = False
+    # the intrinsics are given, and refining them bends a map of few or planar points
+    options.ba_refine_focal_length = False
+    options.ba_refine_principal_point = False
+    options.ba_refine_extra_params = False
+    options.mapper.abs_pose_refine_focal_length = False
+    options.mapper.abs_pose_refine_extra_params = False
+    options.mapper.filter_max_reproj_error = tolerances.reprojection
+    options.mapper.init_min_num_inliers = 50
+    options.mapper.abs_pose_min_num_inliers = 20
+    options.min_model_size = 3
+    options.triangulation.ignore_two_view_tracks = False
+    return options
+
+
+def map_incrementally(path: Path, images: Path, out: Path, count: int, tolerances: Tolerances, progress: Progress) -> list[pycolmap.Reconstruction]:
+    """Structure from motion (Schönberger and Frahm, 2016) on verified pairs; models in their own frames, largest first."""
+    registered = [1]
+
+    def next_image():
+        registered[0] += 1
+        progress(min(registered[0] / count, 1.0), f"registered {min(registered[0], count)} of {count} images")
+
+    out.mkdir(exist_ok=True)
+    models = pycolmap.incremental_mapping(path, images, out, mapping_options(tolerances), next_image_callback=next_image)
+    return sorted(models.values(), key=lambda model: -model.num_reg_images())
+
+
+def triangulate(model: pycolmap.Reconstruction, path: Path, images: Path, out: Path, tolerances: Tolerances) -> pycolmap.Reconstruction:
+    """The model with points triangulated from the database's verified pairs; its poses stay."""
+    out.mkdir(exist_ok=True)
+    return pycolmap.triangulate_points(model, path, images, out, True, mapping_options(tolerances), False)
+
+
+def adjust(model: pycolmap.Reconstruction) -> None:
+    """Bundle adjustment of poses and points, in place; a robust loss, the intrinsics stay."""
+    options = pycolmap.BundleAdjustmentOptions(
+        refine_focal_length=False, refine_principal_point=False, refine_extra_params=False, print_summary=False
+    )
+    options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    options.ceres.loss_function_scale = 1.0
+    options.ceres.solver_options.num_threads = threads()
+    options.ceres.solver_options.max_num_iterations = 30
+    options.ceres.solver_options.function_tolerance = 1e-5
+    config = pycolmap.BundleAdjustmentConfig()
+    for image_id in model.reg_image_ids():
+        config.add_image(image_id)
+    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    # pycolmap.bundle_adjustment would do the same, but it sets the log level back and prints
+    pycolmap.create_default_bundle_adjuster(options, config, model).solve()
+    model.update_point_3d_errors()
+
+
+def transform(model: pycolmap.Reconstruction, scale: float, rotation: np.ndarray, translation: np.ndarray) -> None:
+    """Move a model into another frame, in place: ``x_new = scale * rotation @ x + translation``."""
+    model.transform(pycolmap.Sim3d(scale, pycolmap.Rotation3d(rotation), translation))

@@ -1,0 +1,150 @@
+"""Local features: where a picture has points that can be found again, and what they look like.
+
+A feature source turns an image into `Features`; everything after that is the same for every source. Features of the
+survey are kept in an HDF5 file in hloc's layout, so either side can read the other's files.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import h5py
+import numpy as np
+
+from omniad_ros.feedback import OmniadError
+
+KEYPOINT_ORIGIN = 0.5
+"""hloc stores keypoints with pixel centres at integers; this package has them at half-integers, as COLMAP does."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Local features of one image.
+
+    keypoints: (N, 2) float32 pixels, pixel centres at half-integers; descriptors: (N, D) float32, unit length;
+    scores: (N,) float32, larger is better; size: (width, height) of the image in pixels.
+    """
+
+    keypoints: np.ndarray
+    descriptors: np.ndarray
+    scores: np.ndarray
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+
+class FeatureSource(Protocol):
+    """What the map and the localizer need of a kind of features."""
+
+    def extract(self, image: np.ndarray) -> Features:
+        """Features of a uint8 RGB image (H, W, 3). Must be callable from several threads."""
+
+    def describe(self) -> dict:
+        """The source's name and options as JSON; `open_source` makes the same source from it."""
+
+
+@dataclass(frozen=True)
+class SiftOptions:
+    """max_features: at most so many keypoints an image, largest scale first.
+    peak_threshold: contrast below which a keypoint is dropped (on grey values in [0, 1]).
+    working_side: images are analysed at about so many pixels on their longest side: larger ones from `max_side` on
+    are shrunk, those under 0.75 of it are enlarged twofold by SIFT's first octave.
+    """
+
+    max_features: int = 2000
+    peak_threshold: float = 0.003
+    working_side: int = 640
+    max_side: int = 1024
+
+
+@dataclass(frozen=True)
+class SiftSource:
+    """SIFT (Lowe, 2004) by pycolmap on the CPU, described as RootSIFT (Arandjelović and Zisserman, 2012)."""
+
+    options: SiftOptions = field(default_factory=SiftOptions)
+
+    def extract(self, image: np.ndarray) -> Features:
+        import pycolmap
+
+        height, width = image.shape[:2]
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        scale = min(1.0, self.options.max_side / max(height, width))
+        if scale < 1.0:
+            grey = cv2.resize(grey, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+        options = pycolmap.FeatureExtractionOptions(num_threads=1, use_gpu=False)
+        options.sift.max_num_features = self.options.max_features
+        options.sift.peak_threshold = self.options.peak_threshold
+        options.sift.first_octave = -1 if max(grey.shape) < 0.75 * self.options.working_side else 0
+        extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
+        keypoints, descriptors = extractor.extract_from_uint8_array(np.ascontiguousarray(grey))
+        keypoints = pycolmap.keypoints_to_matrix(keypoints)
+        x_scale, y_scale = width / grey.shape[1], height / grey.shape[0]
+        return Features(
+            keypoints[:, :2] * np.float32([x_scale, y_scale]),
+            unit(descriptors.data.astype(np.float32)),
+            np.ones(len(keypoints), np.float32),
+            (width, height),
+        )
+
+    def describe(self) -> dict:
+        return {"features": "sift", "options": asdict(self.options)}
+
+
+def open_source(description: dict) -> FeatureSource:
+    """The feature source that a map was built with. Raises OmniadError where it is unknown or not installed."""
+    if description.get("features") == "sift":
+        return SiftSource(SiftOptions(**description["options"]))
+    raise OmniadError(f"the map was built with features of an unknown kind, '{description.get('features')}'; update omniad_ros")
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (..., D) scaled to unit length; zero stays zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def quantised(descriptors: np.ndarray) -> np.ndarray:
+    """RootSIFT-like descriptors (N, D) in [0, 0.5) as COLMAP's bytes: uint8(512 * value)."""
+    return np.clip(np.round(descriptors * 512.0), 0, 255).astype(np.uint8)
+
+
+def open_features(path: Path, mode: str = "r") -> h5py.File:
+    """Open a feature file. Raises OmniadError where it is missing or damaged."""
+    try:
+        return h5py.File(path, mode)
+    except OSError as error:
+        raise OmniadError(f"{path} is missing or cannot be read as HDF5; build the site again") from error
+
+
+def write_features(file: h5py.File, name: str, features: Features) -> None:
+    """Add an image's features in hloc's layout: keypoints (N, 2), scores (N,), descriptors (D, N), image_size (2,)."""
+    group = file.create_group(name)
+    group["keypoints"] = features.keypoints - np.float32(KEYPOINT_ORIGIN)
+    group["scores"] = features.scores.astype(np.float16)
+    nonnegative = len(features) == 0 or features.descriptors.min() >= 0
+    group["descriptors"] = (quantised(features.descriptors) if nonnegative else features.descriptors.astype(np.float16)).T
+    group["image_size"] = np.array(features.size)
+
+
+def read_features(file: h5py.File, name: str) -> Features:
+    """Features of an image from hloc's layout (bytes, half or single precision)."""
+    group = file[name]
+    keypoints = group["keypoints"][()].astype(np.float32) + np.float32(KEYPOINT_ORIGIN)
+    scores = group["scores"][()].astype(np.float32) if "scores" in group else np.ones(len(keypoints), np.float32)
+    descriptors = unit(group["descriptors"][()].T.astype(np.float32))
+    return Features(keypoints, descriptors, scores, tuple(int(s) for s in group["image_size"][()]))
+
+
+def write_description(file: h5py.File, source: FeatureSource) -> None:
+    file.attrs["source"] = json.dumps(source.describe())
+
+
+def read_description(file: h5py.File) -> dict:
+    try:
+        return json.loads(file.attrs["source"])
+    except (KeyError, ValueError, TypeError):
+        raise OmniadError(f"{file.filename} does not say which features it holds; build the site again") from None
