@@ -37,8 +37,8 @@ def find_transforms(directory: Path) -> Path | None:
 def read_transforms(path: Path, root: Path, progress: Progress = quiet) -> SurveySource:
     """A survey from a transforms.json; ``root`` is the dataset's folder, in which its images are looked for.
 
-    Poses are used as they are (what nerfstudio notes as ``applied_transform`` is part of them already). In the MAD layout
-    (a ``train`` folder beside ``test``) frames of the test images are left out.
+    Poses are used as they are (what nerfstudio notes as ``applied_transform`` is part of them already). Where there is
+    a ``test`` folder, as in the MAD layout, its frames are left out.
     Raises OmniadError for broken JSON, missing files, missing or different intrinsics, and poses that are none.
     """
     data = read_json(path)
@@ -46,8 +46,8 @@ def read_transforms(path: Path, root: Path, progress: Progress = quiet) -> Surve
     finder = ImageFinder(path.parent, root)
     found = [(frame, finder.find(str(frame.get("file_path", "")))) for frame in frames]
     tests = root / "test"
-    if (root / "train").is_dir() and tests.is_dir():
-        found = [(f, p) for f, p in found if not _is_test(f, p, tests)]
+    if tests.is_dir():
+        found = [(f, p) for f, p in found if not _is_test(f, p, tests)] or found
     missing = [str(frame.get("file_path")) for frame, image in found if image is None]
     if missing:
         raise OmniadError(f"{path} names {len(missing)} image(s) that are not there, the first is {missing[0]}")

@@ -1,0 +1,202 @@
+"""Datasets as users download them: MAD, ToyCity, MVTec and nerfstudio's own format, told apart by what lies where.
+
+MAD-Sim and MAD-Real (Zhou et al., NeurIPS 2023): ``train/good``, ``test/<kind>``, ``ground_truth/<kind>/<name>_mask.png``
+and ``transforms.json``; MVTec AD (Bergmann et al., CVPR 2019) and ToyCity (arXiv 2406.18012): the same folders without poses.
+Any posed image set in nerfstudio's format may have ``test`` and ``ground_truth`` beside it; without, every 8th image is kept
+from the survey and serves as a normal test frame.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from omniad_ros.feedback import OmniadError
+from omniad_ros.geometry import Pose
+from omniad_ros.site import read_json, write_json
+from omniad_ros.survey.pictures import list_images
+from omniad_ros.survey.transforms import ImageFinder, find_transforms, read_frames, read_pose
+
+NORMAL_KINDS = ("good", "normal", "ok")
+HOLDOUT = 8
+MASK_NAMES = ("{stem}_mask", "{stem}", "{stem}_gt", "mask_{stem}")
+MASK_FOLDERS = ("ground_truth", "gt", "masks")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TestFrame:
+    """One test image. kind: its folder, "good" for a normal one; mask: None where there is none; pose: the true one, if known."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    image: Path
+    kind: str
+    mask: Path | None
+    pose: Pose | None
+
+    @property
+    def normal(self) -> bool:
+        return self.kind == "good"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A survey and its test frames. held_out: file_paths of the survey's transforms.json that serve as test frames."""
+
+    root: Path
+    layout: str
+    survey: Path
+    frames: tuple[TestFrame, ...]
+    held_out: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.root.resolve().name
+
+    def survey_without_tests(self, folder: Path) -> Path:
+        """Where the survey is read from; for held-out frames a transforms.json without them is written into ``folder``."""
+        if not self.held_out:
+            return self.survey
+        data = read_json(self.survey)
+        finder = ImageFinder(self.survey.parent, self.root)
+        frames = [frame for frame in data["frames"] if frame["file_path"] not in self.held_out]
+        folder.mkdir(parents=True, exist_ok=True)
+        data["frames"] = [
+            {**frame, "file_path": os.path.relpath(finder.find(frame["file_path"]), folder)} for frame in frames
+        ]
+        write_json(folder / "transforms.json", data)
+        return folder / "transforms.json"
+
+
+def find_datasets(folder: Path) -> list[Path]:
+    """A dataset's folder itself, or those of the datasets in it (as MAD-Sim holds twenty objects)."""
+    if not folder.is_dir():
+        raise OmniadError(f"the dataset {folder} does not exist")
+    if _is_dataset(folder):
+        return [folder]
+    inside = sorted(child for child in folder.iterdir() if child.is_dir() and _is_dataset(child))
+    return inside or [folder]
+
+
+def _is_dataset(folder: Path) -> bool:
+    return find_transforms(folder) is not None or (folder / "test").is_dir()
+
+
+def read_dataset(root: Path) -> Dataset:
+    """Tell a dataset's layout and list its test frames. Raises OmniadError that says what was looked for."""
+    transforms = find_transforms(root)
+    tests = root / "test"
+    if not tests.is_dir():
+        if transforms is None:
+            raise OmniadError(
+                f"{root} is no dataset: looked for test/<kind> (MAD, ToyCity, MVTec) and for transforms.json (nerfstudio)"
+            )
+        return _hold_out(root, transforms)
+    kinds = sorted(child for child in tests.iterdir() if child.is_dir())
+    folders = [(kind.name, list_images(_pictures_of(kind))) for kind in kinds] or [("anomalous", list_images(tests))]
+    if not any(images for _, images in folders):
+        raise OmniadError(f"{tests} has no images: looked for test/good/*.png and test/<kind>/*.png")
+    if transforms is None and not any((root / place).is_dir() for place in ("train", "images")):
+        raise OmniadError(f"{root} has no normal images: looked for train/good (MAD, ToyCity, MVTec) and transforms.json (nerfstudio)")
+    poses = read_true_poses(root)
+    frames, unmasked = [], []
+    for kind, images in folders:
+        normal = kind.lower() in NORMAL_KINDS
+        for image in images:
+            mask = None if normal else _find_mask(root, kind, image)
+            if mask is None and not normal:
+                unmasked.append(image)
+            pose = poses.get(f"{kind}/{image.stem}", poses.get(f"test/{image.stem}"))
+            frames.append(TestFrame(image, "good" if normal else kind, mask, pose))
+    if unmasked:
+        logger.warning(
+            "%d anomalous images have no mask (looked for ground_truth/<kind>/<name>_mask.png for %s): left out of the pixel metrics",
+            len(unmasked), unmasked[0],
+        )  # fmt: skip
+    layout = "MAD" if transforms and (root / "train").is_dir() else "nerfstudio" if transforms else "MVTec"
+    return Dataset(root, layout, root, tuple(frames))
+
+
+def _pictures_of(kind: Path) -> Path:
+    inner = kind / "images"
+    return inner if inner.is_dir() and not list_images(kind) else kind
+
+
+def _find_mask(root: Path, kind: str, image: Path) -> Path | None:
+    for folder in MASK_FOLDERS:
+        for place in (root / folder / kind, root / folder):
+            for pattern in MASK_NAMES:
+                for suffix in (".png", image.suffix, ".bmp", ".tif"):
+                    candidate = place / (pattern.format(stem=image.stem) + suffix)
+                    if candidate.is_file():
+                        return candidate
+    return None
+
+
+def read_mask(path: Path | None, width: int, height: int) -> np.ndarray:
+    """bool (height, width), True where anomalous; all False without a mask. Raises OmniadError where it cannot be read."""
+    import cv2
+
+    if path is None:
+        return np.zeros((height, width), bool)
+    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if mask is None:
+        raise OmniadError(f"{path} is missing or is not an image that can be read")
+    mask = (mask if mask.ndim == 2 else mask[..., :3].max(-1)).astype(np.float32)
+    mask /= max(float(mask.max()), 1.0)  # masks of 0 and 1 and of 0 and 255 are both about
+    if mask.shape != (height, width):
+        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
+    return mask > 0.5
+
+
+def read_true_poses(root: Path) -> dict[str, Pose]:
+    """True poses of test images by ``<kind>/<name without suffix>``, from test_poses.json, else from test frames in the transforms.
+
+    test_poses.json holds nerfstudio's ``{"frames": [{"file_path", "transform_matrix"}]}`` or ``{path: 4x4}``, in the frame
+    of the survey's transforms.json and in nerfstudio's convention.
+    """
+    for name in ("test_poses.json", "transforms_test.json", "test/transforms.json", "transforms.json"):
+        path = root / name
+        if not path.is_file():
+            continue
+        data = read_json(path)
+        if isinstance(data, dict) and "frames" not in data:
+            frames = [{"file_path": key, "transform_matrix": value} for key, value in data.items() if isinstance(value, list)]
+        else:
+            frames = read_frames(data, path)
+        poses = {}
+        for frame in frames:
+            parts = Path(str(frame.get("file_path", "")).lstrip("./")).parts
+            if (name == "transforms.json" and "test" not in parts) or not parts:
+                continue
+            pose = read_pose(frame, path)
+            if pose is not None:
+                poses[f"{parts[-2] if len(parts) > 1 else 'test'}/{Path(parts[-1]).stem}"] = pose
+        if poses:
+            return poses
+    return {}
+
+
+def _hold_out(root: Path, transforms: Path) -> Dataset:
+    """Normal test frames out of the survey itself: those that nerfstudio's file names as test, else every 8th."""
+    data = read_json(transforms)
+    frames = read_frames(data, transforms)
+    names = [str(frame.get("file_path", "")) for frame in frames]
+    chosen = [n for n in data.get("test_filenames", []) if n in names] or names[HOLDOUT // 2 :: HOLDOUT]
+    if len(chosen) < 1 or len(names) - len(chosen) < 3:
+        raise OmniadError(f"{transforms} has too few images ({len(names)}) to keep some as test frames")
+    finder = ImageFinder(transforms.parent, root)
+    tests = []
+    for frame, name in zip(frames, names):
+        if name in chosen:
+            image = finder.find(name)
+            if image is None:
+                raise OmniadError(f"{transforms} names an image that is not there: {name}")
+            tests.append(TestFrame(image, "good", None, read_pose(frame, transforms)))
+    return Dataset(root, "nerfstudio", transforms, tuple(tests), tuple(chosen))

@@ -1,0 +1,126 @@
+"""Pixel and image metrics of heatmaps, in memory that does not grow with the number of frames.
+
+Scores go into histograms whose bins are fine at both ends of [0, 1], where calibrated probabilities crowd; areas under
+curves are then scikit-learn's, on the bins with their counts as weights. AUPRO (Bergmann et al., CVPR 2020) is our own,
+for want of a library's that is bounded in memory.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_SHIFT = 12  # of float32's 23 mantissa bits 11 are kept: 0.05 % relative resolution
+_HALF = int(np.float32(0.5).view(np.int32)) >> _SHIFT
+BINS = 2 * _HALF + 1
+
+AUPRO_LIMIT = 0.3
+TOP_SHARE, TOP_LEAST = 0.0005, 10
+
+
+def bin_of(heatmap: np.ndarray) -> np.ndarray:
+    """int32 bin of each probability, increasing; relative resolution 0.05 % of p below one half and of 1 - p above."""
+    p = np.clip(np.nan_to_num(np.asarray(heatmap, np.float32), nan=0.0), 0.0, 1.0)
+    low = np.minimum(p, 1 - p).view(np.int32) >> _SHIFT
+    return np.where(p < 0.5, low, 2 * _HALF - low)
+
+
+class PixelMeter:
+    """Collects heatmaps with their true masks; `result` gives the metrics of all of them together."""
+
+    def __init__(self, threshold: float):
+        self.threshold = threshold
+        self.frames = self.regions = 0
+        self._positive = np.zeros(BINS, np.int64)
+        self._negative = np.zeros(BINS, np.int64)
+        self._overlap = np.zeros(BINS)
+        self._tp = self._fp = self._fn = 0
+
+    def add(self, heatmap: np.ndarray, mask: np.ndarray) -> float | None:
+        """heatmap: float (H, W) in [0, 1]; mask: (H, W), nonzero where anomalous.
+
+        Returns the frame's own F1 at the threshold, None where nothing is anomalous.
+        """
+        import cv2
+
+        mask = np.asarray(mask) > 0
+        if heatmap.shape != mask.shape:
+            raise ValueError(f"heatmap {heatmap.shape} and mask {mask.shape} differ in size")
+        self.frames += 1
+        bins = bin_of(heatmap)
+        self._negative += np.bincount(bins[~mask], minlength=BINS)
+        said = heatmap >= self.threshold
+        tp, fp, fn = (int(np.count_nonzero(x)) for x in (said & mask, said & ~mask, ~said & mask))
+        self._tp, self._fp, self._fn = self._tp + tp, self._fp + fp, self._fn + fn
+        if not mask.any():
+            return None
+        self._positive += np.bincount(bins[mask], minlength=BINS)
+        count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+        inside = labels[mask]
+        share = 1 / np.bincount(inside, minlength=count)[inside]  # every region weighs the same, whatever its size
+        self._overlap += np.bincount(bins[mask], weights=share, minlength=BINS)
+        self.regions += count - 1
+        return 2 * tp / (2 * tp + fp + fn)
+
+    def result(self) -> dict[str, float | None]:
+        """``{"auroc", "aupro", "max_f1", "f1", "precision", "recall"}``; None where the frames do not determine one.
+
+        precision is 1 by convention where nothing was reported.
+        """
+        if not self._positive.any() or not self._negative.any():
+            return dict.fromkeys(("auroc", "aupro", "max_f1", "f1", "precision", "recall"))
+        tp, fp, fn = self._tp, self._fp, self._fn
+        return {
+            "auroc": weighted_auroc(self._positive, self._negative),
+            "aupro": self._aupro(),
+            "max_f1": self._max_f1(),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "precision": tp / (tp + fp) if tp + fp else 1.0,
+            "recall": tp / (tp + fn),
+        }
+
+    def _aupro(self) -> float:
+        """Mean overlap of true regions over the false positive rate, from 0 to `AUPRO_LIMIT`, divided by that."""
+        used = np.flatnonzero(self._negative + self._positive)[::-1]
+        rate = np.concatenate([[0.0], np.cumsum(self._negative[used]) / self._negative.sum()])
+        overlap = np.concatenate([[0.0], np.cumsum(self._overlap[used]) / self.regions])
+        end = int(np.searchsorted(rate, AUPRO_LIMIT, side="right"))
+        if end < len(rate):  # cut the segment that crosses the limit
+            cut = np.interp(AUPRO_LIMIT, rate[end - 1 : end + 1], overlap[end - 1 : end + 1])
+            rate, overlap = np.append(rate[:end], AUPRO_LIMIT), np.append(overlap[:end], cut)
+        return float(np.trapz(overlap, rate) / AUPRO_LIMIT)
+
+    def _max_f1(self) -> float:
+        tp = np.cumsum(self._positive[::-1])
+        fp = np.cumsum(self._negative[::-1])
+        return float((2 * tp / (tp + fp + tp[-1])).max())
+
+
+def weighted_auroc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Area under the ROC curve of two histograms over increasing scores."""
+    from sklearn.metrics import roc_auc_score
+
+    p, n = np.flatnonzero(positive), np.flatnonzero(negative)
+    truth = np.concatenate([np.ones(len(p)), np.zeros(len(n))])
+    return float(roc_auc_score(truth, np.concatenate([p, n]), sample_weight=np.concatenate([positive[p], negative[n]])))
+
+
+def image_score(heatmap: np.ndarray) -> float:
+    """How anomalous a whole frame is: the mean of its highest pixels (0.05 %, at least 10), less moody than the highest."""
+    flat = np.asarray(heatmap, np.float32).ravel()
+    count = min(flat.size, max(TOP_LEAST, round(TOP_SHARE * flat.size)))
+    return float(np.partition(flat, flat.size - count)[flat.size - count :].mean())
+
+
+def image_auroc(scores: list[float], anomalous: list[bool]) -> float | None:
+    """Area under the ROC curve of frames; None where there are not both normal and anomalous ones."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(anomalous, scores)) if 0 < sum(anomalous) < len(anomalous) else None
+
+
+def psnr(image: np.ndarray, reference: np.ndarray, where: np.ndarray) -> float | None:
+    """Peak signal-to-noise ratio (dB) of two uint8 images over the pixels ``where`` (H, W); None where there are none."""
+    if not where.any():
+        return None
+    error = np.mean((image[where].astype(np.float64) - reference[where]) ** 2)
+    return float(10 * np.log10(255.0**2 / max(error, 1e-12)))
