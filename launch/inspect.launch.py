@@ -1,0 +1,76 @@
+"""Inspect with a real robot: ros2 launch omniad_ros inspect.launch.py site:=SITE image:=… camera_info:=… odom:=…"""
+
+import sys
+from pathlib import Path
+
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch_ros.actions import Node
+
+from launch import LaunchDescription
+
+PACKAGE = "omniad_ros"
+CONFIG = Path(__file__).resolve().parents[1] / "config"
+NAMESPACE = "/omniad"
+ARGUMENTS = {
+    "site": (None, "folder of the site, as built by 'omniad build'"),
+    "image": ("/camera/image_raw", "topic of the camera's images"),
+    "camera_info": ("/camera/camera_info", "topic of the camera's calibration"),
+    "odom": ("/odom", "topic of the odometry"),
+    "compressed": ("", "true: the camera's images are subscribed as <image>/compressed; empty: as in params_file"),
+    "rectified": ("", "true: the images are already rectified; empty: as in params_file"),
+    "use_sim_time": ("false", "take the time from /clock"),
+    "autostart": ("true", "false: a lifecycle manager configures and activates the nodes"),
+    "renderer": ("true", "false: nerf_renderer runs elsewhere"),
+    "params_file": (str(CONFIG / "inspect.yaml"), "file with the nodes' parameters"),
+    "namespace": (NAMESPACE, "namespace of the nodes"),
+    "rviz": ("false", "start RViz with a useful picture"),
+    "log_level": ("info", "debug, info, warn or error"),
+}
+RVIZ_TOPICS = ("map_points", "route", "pose", "markers", "overlay", "reference/image")
+
+
+def executable(name: str) -> dict:
+    """How to start one of our nodes: installed in a workspace, or by this Python from a pip-only environment."""
+    try:
+        if (Path(get_package_prefix(PACKAGE)) / "lib" / PACKAGE / name).exists():
+            return {"package": PACKAGE, "executable": name}
+    except (PackageNotFoundError, LookupError, OSError):
+        pass
+    return {"executable": sys.executable, "arguments": ["-m", f"{PACKAGE}.nodes.{name}"]}
+
+
+def start(context) -> list:
+    given = {name: context.launch_configurations[name] for name in ARGUMENTS}
+    flags = {
+        name: given[name].lower() in ("true", "1", "yes")
+        for name in ("compressed", "rectified", "use_sim_time", "autostart")
+    }
+    parameters = {"site": given["site"], "use_sim_time": flags["use_sim_time"], "autostart": flags["autostart"]}
+    if given["rectified"]:
+        parameters["rectified"] = flags["rectified"]
+    remappings = [(topic, given[topic]) for topic in ("image", "camera_info", "odom")]
+    remappings.append(("image/compressed", f"{given['image']}/compressed"))
+
+    def node(name: str, **extra) -> Node:
+        return Node(
+            **executable(name), name=name, namespace=given["namespace"], output="screen", remappings=remappings,
+            parameters=[given["params_file"], {**parameters, **extra}], ros_arguments=["--log-level", given["log_level"]],
+        )  # fmt: skip
+
+    nodes = [node("inspector", **({"compressed": flags["compressed"]} if given["compressed"] else {}))]
+    if given["renderer"].lower() in ("true", "1", "yes"):
+        nodes.append(node("nerf_renderer"))
+    if given["rviz"].lower() in ("true", "1", "yes"):
+        renamed = [(f"{NAMESPACE}/{topic}", f"{given['namespace'].rstrip('/')}/{topic}") for topic in RVIZ_TOPICS]
+        arguments = ["-d", str(CONFIG / "inspect.rviz")]
+        nodes.append(Node(package="rviz2", executable="rviz2", arguments=arguments, remappings=renamed, output="log"))
+    return nodes
+
+
+def generate_launch_description() -> LaunchDescription:
+    arguments = [
+        DeclareLaunchArgument(name, description=text, **({} if default is None else {"default_value": default}))
+        for name, (default, text) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=start)])

@@ -1,0 +1,93 @@
+"""Asks the renderer node for reference views: publishes a request, waits for the answer with the same stamp.
+
+After an unanswered request the next ones hardly wait, so a dead renderer costs no time; any answer, even a late one,
+restores the full patience.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from geometry_msgs.msg import PoseStamped
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from omniad_ros.geometry import Camera, Pose
+from omniad_ros.inspection import resize
+from omniad_ros.nodes import messages
+from omniad_ros.nodes.managed import OUTPUT, ManagedNode
+from omniad_ros.rendering import Rendering
+
+
+class ReferenceClient:
+    """A `Renderer` for `Inspector` that asks the node ``nerf_renderer``. Call it from one thread, not the executor's."""
+
+    IMPATIENT = 0.1
+
+    def __init__(self, node: ManagedNode, frame_id: str, timeout: float):
+        self.node, self.frame_id, self.timeout = node, frame_id, timeout
+        self.stamp = 0
+        """Nanoseconds; the stamp of the next request."""
+        self.answered = self.unanswered = 0
+        self.patient = True
+        self._cancelled = False
+        self._arrived = threading.Condition()
+        self._parts: dict[str, object] = {}
+        self._request = node.create_lifecycle_publisher(PoseStamped, "reference/request", OUTPUT)
+        self._image = node.create_subscription(Image, "reference/image", lambda m: self._take("image", m), OUTPUT)
+        self._depth = node.create_subscription(Image, "reference/depth", lambda m: self._take("depth", m), OUTPUT)
+
+    @property
+    def renderer_found(self) -> bool:
+        return self._request.get_subscription_count() > 0
+
+    def destroy(self) -> None:
+        self.cancel()
+        self.node.destroy_all(self._request, self._image, self._depth)
+
+    def open(self) -> None:
+        """Undo `cancel`."""
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Let a waiting call, and all to come, return at once without a view."""
+        with self._arrived:
+            self._cancelled = True
+            self._arrived.notify_all()
+
+    def __call__(self, camera: Camera, pose: Pose) -> Rendering | None:
+        """The reference view at the camera's size, or None where no answer came in time."""
+        with self._arrived:
+            self._parts = {}
+        if self._cancelled or not self.renderer_found:
+            self.unanswered += 1
+            return None
+        header = Header(stamp=messages.to_stamp(self.stamp), frame_id=self.frame_id)
+        self._request.publish(messages.pose_stamped(pose, header))
+        deadline = time.monotonic() + (self.timeout if self.patient else self.IMPATIENT)
+        with self._arrived:
+            while len(self._parts) < 2 and not self._cancelled:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or not self._arrived.wait(remaining):
+                    break
+            parts = self._parts
+        if len(parts) < 2:
+            self.unanswered += 1
+            self.patient = False
+            return None
+        self.answered += 1
+        return Rendering(resize(parts["image"], camera), resize(parts["depth"], camera, nearest=True))
+
+    def _take(self, part: str, message: Image) -> None:
+        try:
+            stamp = messages.check_stamp(message.header)
+            array = messages.image_to_rgb(message) if part == "image" else messages.depth_from_image(message)
+        except messages.MessageDefect as defect:
+            self.node.warn(f"reference/{part} {defect.field}", f"reference/{part} is ignored: {defect}")
+            return
+        with self._arrived:
+            self.patient = True
+            if stamp == self.stamp:
+                self._parts[part] = array
+                self._arrived.notify_all()

@@ -1,0 +1,39 @@
+"""Packaging, for colcon (ament_python) and for pip alike; the dependencies stand in requirements*.txt and package.xml."""
+
+import re
+from glob import glob
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NAME = "omniad_ros"
+VERSION = re.search(r'__version__ = "(.+?)"', Path(NAME, "__init__.py").read_text()).group(1)
+
+setup(
+    name=NAME,
+    version=VERSION,
+    description="Notices on a patrol what differs from a place's surveyed, normal state.",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={
+        f"{NAME}.detection": ["weights/*.safetensors"],
+        f"{NAME}.report": ["templates/*"],
+    },
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/launch", glob("launch/*.launch.py")),
+        (f"share/{NAME}/config", glob("config/*")),
+    ],
+    zip_safe=False,
+    entry_points={
+        "console_scripts": [
+            "omniad = omniad_ros.cli:main",
+            "inspector = omniad_ros.nodes.inspector:main",
+            "nerf_renderer = omniad_ros.nodes.nerf_renderer:main",
+            "sim_robot = omniad_ros.nodes.sim_robot:main",
+        ],
+        "nerfstudio.method_configs": ["grid-field = omniad_ros.rendering.method:grid_field"],
+    },
+)
