@@ -18,7 +18,7 @@ setup(
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
     package_data={
         f"{NAME}.detection": ["weights/*.safetensors"],
-        f"{NAME}.report": ["templates/*"],
+        f"{NAME}.report": ["*.html"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),

@@ -23,13 +23,15 @@ class PatrolFrame:
     """One inspected frame.
 
     stamp: nanoseconds; covariance: (6, 6) of ``inspection.pose``, order x y z and rotations about x y z, None without
-    a pose; map_from_odom: the correction in effect, None where it is unknown.
+    a pose; map_from_odom: the correction in effect, None where it is unknown; odometry_pose: ``map_from_camera`` as
+    odometry alone has it since the first refined pose, None where it is unknown.
     """
 
     stamp: int
     inspection: Inspection
     covariance: np.ndarray | None
     map_from_odom: Pose | None
+    odometry_pose: Pose | None
 
 
 class Patrol:
@@ -42,6 +44,7 @@ class Patrol:
         self.odometry = OdometryBuffer()
         self.correction = MapCorrection(initial)
         self.check = FrameCheck(survey)
+        self._first_correction: Pose | None = None
 
     def add_odometry(self, stamp: int, odom_from_base: Pose) -> None:
         self.odometry.add(stamp, odom_from_base)
@@ -51,6 +54,7 @@ class Patrol:
         self.inspector.reset()
         self.correction.forget()
         self.check.reset()
+        self._first_correction = None
 
     def inspect(
         self, image: np.ndarray, camera: Camera, stamp: int, base_from_camera: Pose, wait: bool = True
@@ -74,7 +78,12 @@ class Patrol:
         covariance = inspection.localization.covariance
         if covariance is None and inspection.pose is not None:
             covariance = self.correction.covariance(odom_from_base)
-        return PatrolFrame(stamp, inspection, covariance, self.correction.map_from_odom)
+        if self._first_correction is None:
+            self._first_correction = self.correction.map_from_odom
+        alone = None
+        if odom_from_base is not None and self._first_correction is not None:
+            alone = self._first_correction @ odom_from_base @ base_from_camera
+        return PatrolFrame(stamp, inspection, covariance, self.correction.map_from_odom, alone)
 
     def _unfit(self, image: np.ndarray, prior: Pose | None, reason: str, started: float) -> Inspection:
         total = 1e3 * (time.perf_counter() - started)

@@ -31,6 +31,7 @@ from omniad_ros.nodes.subscriptions import CameraSubscription
 from omniad_ros.nodes.transforms import Transforms
 from omniad_ros.nodes.worker import NewestFirst
 from omniad_ros.patrol import Patrol, PatrolFrame
+from omniad_ros.report import write_report
 from omniad_ros.site import MAP_FRAME, Site
 
 
@@ -204,13 +205,14 @@ class InspectorNode(ManagedNode):
             if self.reference is not None:
                 self.reference.stamp = stamp
             frame = self.patrol.inspect(image, rectifier.camera, stamp, base_from_camera)
-            longer = self.memory.add(frame)
+            longer = self.memory.add(image, frame)
         started = time.perf_counter()
         self._publish(image, frame, message.header)
         if longer:
             self._publish_route(message.header)
         self.frame = frame
         self.publishing_ms = 1e3 * (time.perf_counter() - started)
+        self.publish_health()
         self._save_state(PatrolMemory.SAVE_EVERY)
 
     def _publish(self, image, frame: PatrolFrame, header: Header) -> None:
@@ -260,8 +262,8 @@ class InspectorNode(ManagedNode):
     async def _save_report(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         def work() -> str:
             with self._busy:
-                recorded = self.memory.snapshot(self.patrol)
-            return f"report: {self.memory.write_report(recorded)}"
+                report = self.memory.report(self.patrol)
+            return f"report: {write_report(self.memory.report_directory, report)}"
 
         return await self._answer(work, response)
 
@@ -290,7 +292,7 @@ class InspectorNode(ManagedNode):
         frame = self.frame
         if frame is not None:
             inspection = frame.inspection
-            values |= {"state": inspection.state, "verdict": inspection.localization.verdict}
+            values |= {"stamp": frame.stamp, "state": inspection.state, "verdict": inspection.localization.verdict}
             values |= {
                 "inliers": inspection.localization.inliers,
                 "tracks": sum(t.confirmed for t in inspection.tracks),

@@ -88,9 +88,8 @@ class InspectorParameters:
         return 1.0 / self.max_rate if self.max_rate > 0 else 0.0
 
     def effective_threshold(self, detector) -> float:
-        """The threshold these parameters ask for."""
+        """The threshold these parameters ask for. Raises OmniadError for a rate that the detector does not know."""
         if self.threshold > 0:
             return self.threshold
-        if self.false_alarm_rate > 0:
-            return detector.threshold_at(self.false_alarm_rate)
+        detector.false_alarm_rate = self.false_alarm_rate or detector.options.false_alarm_rate
         return detector.threshold

@@ -68,7 +68,7 @@ class ManagedNode(LifecycleNode):
         self.state = "unconfigured"
         self.values = declare(self, values, self._set_values)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", OUTPUT)
-        self.create_timer(self.DIAGNOSTICS_EVERY, self._publish_health, clock=STEADY)
+        self.create_timer(self.DIAGNOSTICS_EVERY, self.publish_health, clock=STEADY)
         self._starter = self.create_timer(0.01, self._start, clock=STEADY) if self.values.autostart else None
 
     # hooks of the nodes
@@ -179,7 +179,8 @@ class ManagedNode(LifecycleNode):
                 if destroy(entity):
                     break
 
-    def _publish_health(self) -> None:
+    def publish_health(self) -> None:
+        """Say on /diagnostics how the node is; done regularly, and by the node when something new is to be said."""
         if self.state == "active":
             health = self.health()
         elif self._trouble:

@@ -7,26 +7,19 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Pose
-from omniad_ros.inspection import Inspection
+from omniad_ros.odometry import SECOND
 from omniad_ros.patrol import Patrol, PatrolFrame
+from omniad_ros.report import PatrolRecorder, PatrolReport
 from omniad_ros.site import Site, read_json, write_atomically
-from omniad_ros.tracking import Track, Tracker
+from omniad_ros.tracking import Tracker
 
 FORMAT = "omniad-inspector-state"
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A patrol so far, as the report wants it: refined poses along the route, all tracks, and statistics."""
-
-    route: list[Pose]
-    tracks: list[Track]
-    statistics: dict
 
 
 class PatrolMemory:
@@ -42,15 +35,17 @@ class PatrolMemory:
         self.state_file = Path(values.state_file) if values.state_file else None
         self.statistics = {"frames": 0, "ok": 0, "degraded": 0, "lost": 0}
         self.route: list[Pose] = []
+        self.recorder = PatrolRecorder()
         self._saved_at = 0.0
         self.trouble = ""
         """Why the state could not be saved; empty when it could."""
 
-    def add(self, frame: PatrolFrame) -> bool:
-        """Whether the route became longer."""
-        inspection: Inspection = frame.inspection
+    def add(self, image: np.ndarray, frame: PatrolFrame) -> bool:
+        """Take in a frame (uint8 RGB H x W x 3); whether the route became longer."""
+        inspection = frame.inspection
         self.statistics["frames"] += 1
         self.statistics[inspection.state] += 1
+        self.recorder.add(frame.stamp / SECOND, image, inspection, frame.odometry_pose)
         pose = inspection.localization.pose
         if pose is None or (self.route and pose.distance(self.route[-1])[0] < self.STEP):
             return False
@@ -62,12 +57,16 @@ class PatrolMemory:
     def reset(self) -> None:
         self.statistics = dict.fromkeys(self.statistics, 0)
         self.route = []
+        self.recorder.reset()
 
-    def snapshot(self, patrol: Patrol) -> Recorded:
-        """A copy that does not change while the report is written."""
-        tracker = patrol.inspector.tracker
-        tracks = [track for track in tracker.tracks if track.confirmed] + tracker.gone
-        return Recorded(list(self.route), tracks, dict(self.statistics))
+    def report(self, patrol: Patrol) -> PatrolReport:
+        """All that the report shows, as it is now."""
+        counts = tuple(
+            (f"frames {key}" if key != "frames" else key, str(value)) for key, value in self.statistics.items()
+        )
+        return self.recorder.report(
+            "Patrol", self.site, patrol.inspector.tracker, subtitle=str(self.site.path), facts=counts
+        )
 
     def reload(self, patrol: Patrol) -> None:
         """Go on with the tracks of the state file. Raises OmniadError where it is damaged or of another site."""
