@@ -130,9 +130,10 @@ class _Workshop:
             raise OmniadError("the survey cannot be registered: no two images share enough texture; survey again with more overlap and light")
         if len(self.with_prior) == len(self.survey):
             errors = prior_errors(self.survey.camera, self.survey.poses, self.features, self.verified)
-            if np.quantile(errors, 0.8) < self.tolerances.match:
+            typical = float(np.quantile(errors, 0.8))
+            if typical < self.tolerances.match:
                 progress(0.1, "triangulating at the survey's poses")
-                return self._from_priors()
+                return self._from_priors(exact=typical < self.tolerances.exact)
         models = colmap.map_incrementally(
             self.database, self.survey.root, self.out / ".models", len(self.survey), self.tolerances, part(progress, 0.1, 0.9)
         )
@@ -149,24 +150,23 @@ class _Workshop:
             )
         return candidates[0]
 
-    def _from_priors(self) -> Mapped:
-        """Triangulate at the prior poses; adjust them only where that makes the points fit clearly better."""
-        survey = self.survey
+    def _from_priors(self, exact: bool = False) -> Mapped:
+        """Triangulate at the prior poses; where they are not ``exact``, adjust them if the points then fit clearly better."""
+        fixed = self._triangulated(self.survey.poses)
+        if not exact:
+            free = pycolmap.Reconstruction(fixed)
+            colmap.adjust(free)
+            aligned = self._aligned(free)
+            poses = [colmap.pose_of(free.images[i + 1]) if i + 1 in free.images else None for i in range(len(self.survey))]
+            again = self._triangulated(poses)
+            tighter = again.compute_mean_reprojection_error() < 0.85 * fixed.compute_mean_reprojection_error()
+            if tighter or again.compute_num_observations() > 1.1 * fixed.compute_num_observations():
+                return Mapped(self._without_strays(again), "prior poses", aligned.position_error, aligned.rotation_error)
+        return Mapped(self._without_strays(fixed), "prior poses", 0.0, 0.0)
 
-        def at(poses):
-            model = colmap.empty_model([survey.camera], survey.names, poses)
-            return colmap.triangulate(model, self.database, survey.root, self.out / ".triangulated", self.tolerances)
-
-        fixed = at(survey.poses)
-        free = pycolmap.Reconstruction(fixed)
-        colmap.adjust(free)
-        aligned = self._aligned(free)
-        again = at([colmap.pose_of(aligned.model.images[i + 1]) if i + 1 in aligned.model.images else None for i in range(len(survey))])
-        before, after = fixed.compute_mean_reprojection_error(), again.compute_mean_reprojection_error()
-        better = after < 0.85 * before or again.compute_num_observations() > 1.1 * fixed.compute_num_observations()
-        if not better:
-            return Mapped(self._without_strays(fixed), "prior poses", 0.0, 0.0)
-        return Mapped(self._without_strays(again), "prior poses", aligned.position_error, aligned.rotation_error)
+    def _triangulated(self, poses: Sequence[Pose | None]) -> pycolmap.Reconstruction:
+        model = colmap.empty_model([self.survey.camera], self.survey.names, poses)
+        return colmap.triangulate(model, self.database, self.survey.root, self.out / ".triangulated", self.tolerances)
 
     def _without_strays(self, model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
         """Drop images that match others, but of which hardly a match holds at their pose: their prior is wrong."""

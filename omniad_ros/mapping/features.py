@@ -39,7 +39,12 @@ class Features:
 
 
 class FeatureSource(Protocol):
-    """What the map and the localizer need of a kind of features."""
+    """What the map and the localizer need of a kind of features.
+
+    similarity: cosine of two descriptors above which they may well show the same point.
+    """
+
+    similarity: float
 
     def extract(self, image: np.ndarray) -> Features:
         """Features of a uint8 RGB image (H, W, 3). Must be callable from several threads."""
@@ -67,6 +72,7 @@ class SiftSource:
     """SIFT (Lowe, 2004) by pycolmap on the CPU, described as RootSIFT (Arandjelović and Zisserman, 2012)."""
 
     options: SiftOptions = field(default_factory=SiftOptions)
+    similarity: float = 0.85
 
     def extract(self, image: np.ndarray) -> Features:
         import pycolmap

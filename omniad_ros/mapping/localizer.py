@@ -30,18 +30,17 @@ class LocalizerOptions:
     """retrieved, neighbours: survey images a frame is matched with, by looks and around a pose.
     window: how far from its predicted place a point is searched with a prior, as a share of the frame's longest side.
     ratio: a match must be so much nearer (in descriptor space) than the next map point.
-    similarity: least cosine between the descriptors of a guided match.
-    min_inliers, min_share, min_cells: a pose needs so many inliers, being so large a share of the guided matches, in so
-    many cells of an 8x6 grid over the frame.
+    min_inliers, min_share, min_cells: a pose needs so many inliers more than three times what chance would bring, being
+    so large a share of the guided matches, in so many cells of an 8x6 grid over the frame.
     """
 
     retrieved: int = 10
     neighbours: int = 12
+    coarse_keypoints: int = 700
     window: float = 0.3
     ratio: float = 0.85
-    similarity: float = 0.8
-    min_inliers: int = 15
-    min_share: float = 0.4
+    min_inliers: int = 12
+    min_share: float = 0.5
     min_cells: int = 4
 
 
@@ -154,7 +153,13 @@ class Localizer:
         error = np.linalg.norm(camera.project(pose.inverse().apply(points)) - pixels, axis=1)
         inlier = error < tolerances.match
         solution = _Solution(pose, points[inlier], pixels[inlier])
-        return solution if self._trusted(solution, camera, len(keypoint)) else None
+        chance = self._by_chance(frame, camera, pose, tolerances.match)
+        return solution if self._trusted(solution, camera, len(keypoint), chance) else None
+
+    def _by_chance(self, frame: Features, camera: Camera, pose: Pose, radius: float) -> float:
+        """How many guided matches a wrong pose would have: those found when every point is sought some way off its place."""
+        away = 10.0 * radius
+        return float(np.mean([len(self._search(frame, camera, pose, radius, shift)[0]) for shift in ((away, 0.0), (0.0, -away))]))
 
     def _appearance(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The points (M,) that the given images observed, and their mean descriptors there (M, D)."""
@@ -168,50 +173,54 @@ class Localizer:
     def _match(self, frame: Features, camera: Camera, images: np.ndarray, prior: Pose | None) -> tuple[np.ndarray, np.ndarray]:
         """Distinctive mutual matches (keypoint, point) between the frame and the points that the images observed."""
         point, described = self._appearance(images)
+        window = self.options.window * max(camera.width, camera.height)
+        if prior is not None:
+            predicted = camera.project(prior.inverse().apply(self.xyz[point])).astype(np.float32)
+            with np.errstate(invalid="ignore"):
+                inside = ((predicted > -window) & (predicted < [camera.width + window, camera.height + window])).all(axis=1)
+            point, described, predicted = point[inside], described[inside], predicted[inside]
         if len(point) < 2:
             return np.empty(0, int), np.empty(0, int)
-        similarity = frame.descriptors @ described.T
+        chosen = np.arange(len(frame))[:: max(1, len(frame) // self.options.coarse_keypoints)]
+        similarity = frame.descriptors[chosen] @ described.T
         if prior is not None:
-            predicted = camera.project(prior.inverse().apply(self.xyz[point]))
-            window = self.options.window * max(camera.width, camera.height)
-            gap = np.abs(frame.keypoints[:, None] - predicted[None].astype(np.float32)).max(-1)
-            similarity[~(gap < window)] = -1.0
-        best_two = np.argpartition(-similarity, 1, axis=1)[:, :2]
-        values = np.take_along_axis(similarity, best_two, axis=1)
-        swap = values[:, 1] > values[:, 0]
-        best_two[swap], values[swap] = best_two[swap][:, ::-1], values[swap][:, ::-1]
-        best, second = best_two.T
-        distance = np.sqrt(np.maximum(2.0 - 2.0 * values, 0.0))
-        mutual = similarity.argmax(axis=0)[best] == np.arange(len(frame))
+            outside = np.abs(frame.keypoints[chosen, None, 0] - predicted[None, :, 0]) > window
+            outside |= np.abs(frame.keypoints[chosen, None, 1] - predicted[None, :, 1]) > window
+            similarity[outside] = -1.0
+        rows = np.arange(len(chosen))
+        best, rival = similarity.argmax(axis=1), similarity.argmax(axis=0)
+        cosine = similarity[rows, best]
+        similarity[rows, best] = -1.0
+        second = similarity.argmax(axis=1)
+        distance, next_distance = (np.sqrt(np.maximum(2.0 - 2.0 * c, 0.0)) for c in (cosine, similarity[rows, second]))
         # two tracks of one physical point must not cancel each other
         twins = np.linalg.norm(self.xyz[point[best]] - self.xyz[point[second]], axis=1) < 0.01 * self.scale
-        distinct = (distance[:, 0] < self.options.ratio * distance[:, 1]) | twins
-        kept = np.flatnonzero(mutual & distinct & (values[:, 0] > 0.7))
-        return kept, point[best[kept]]
+        kept = (rival[best] == rows) & ((distance < self.options.ratio * next_distance) | twins) & (cosine > 0.7)
+        return chosen[kept], point[best[kept]]
 
-    def _search(self, frame: Features, camera: Camera, pose: Pose, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Guided matches (keypoint, point, offset px): the best keypoint within ``radius`` of where each point should be."""
+    def _search(self, frame: Features, camera: Camera, pose: Pose, radius: float, shift: tuple[float, float] = (0.0, 0.0)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Guided matches (keypoint, point, offset px): the best keypoint within ``radius`` of where each point should be.
+
+        shift: seek every point so many pixels off that place.
+        """
         point, described = self._appearance(self._near(pose))
-        predicted = camera.project(pose.inverse().apply(self.xyz[point]))
+        predicted = camera.project(pose.inverse().apply(self.xyz[point])) + shift
         with np.errstate(invalid="ignore"):
             visible = ((predicted > 0) & (predicted < [camera.width, camera.height])).all(axis=1)
         point, described, predicted = point[visible], described[visible], predicted[visible]
-        near = cKDTree(frame.keypoints).query_ball_point(predicted, radius)
-        column = np.repeat(np.arange(len(point)), [len(n) for n in near])
-        row = np.fromiter((k for n in near for k in n), int, len(column))
+        gap, near = cKDTree(frame.keypoints).query(predicted, k=min(8, len(frame)), distance_upper_bound=radius)
+        column, rank = np.nonzero(np.isfinite(gap))
+        row, offset = near[column, rank], gap[column, rank]
         similarity = np.einsum("nd,nd->n", frame.descriptors[row], described[column])
         order = np.argsort(-similarity, kind="stable")
-        order = order[similarity[order] > self.options.similarity]
-        row, column = row[order], column[order]
+        order = order[similarity[order] > self.source.similarity]
         # best first: a match stands when neither its keypoint nor its point has a better one
-        first_row, first_column = np.unique(row, return_index=True)[1], np.unique(column, return_index=True)[1]
-        kept = np.intersect1d(first_row, first_column)
-        offset = np.linalg.norm(frame.keypoints[row[kept]] - predicted[column[kept]], axis=1)
-        return row[kept], point[column[kept]], offset
+        kept = order[np.intersect1d(np.unique(row[order], return_index=True)[1], np.unique(column[order], return_index=True)[1])]
+        return row[kept], point[column[kept]], offset[kept]
 
-    def _trusted(self, solution: _Solution, camera: Camera, candidates: int) -> bool:
+    def _trusted(self, solution: _Solution, camera: Camera, candidates: int, chance: float) -> bool:
         count = len(solution.points)
-        if count < self.options.min_inliers or count < self.options.min_share * candidates:
+        if count < self.options.min_inliers + 3.0 * chance or count < self.options.min_share * candidates:
             return False
         cells = np.unique((solution.pixels / [camera.width, camera.height] * [8, 6]).astype(int), axis=0)
         return len(cells) >= self.options.min_cells
