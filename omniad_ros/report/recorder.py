@@ -1,0 +1,79 @@
+"""Gathers a patrol for its report while it runs, in bounded memory; for the node and for `omniad inspect` alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from omniad_ros.geometry import Pose
+from omniad_ros.report.data import GalleryFrame, PatrolReport, RouteStep
+from omniad_ros.report.pictures import encode_jpeg
+
+if TYPE_CHECKING:
+    from omniad_ros.inspection import Inspection
+    from omniad_ros.site import Site
+    from omniad_ros.tracking import Tracker
+
+PICTURE_WIDTH = 360
+STAGES = ("localize", "render", "detect", "track", "total")
+
+
+class PatrolRecorder:
+    """Remembers route, states, times and some frames of a patrol.
+
+    steps: how many route steps are kept at most, pictures: how many frames. Beyond, every second one is forgotten; of the
+    pictures only every second one is then taken, so that they always span the whole patrol evenly.
+    """
+
+    def __init__(self, steps: int = 4000, pictures: int = 24):
+        self._steps: list[RouteStep] = []
+        self._odometry: list[Pose] = []
+        self._gallery: list[GalleryFrame] = []
+        self._ms: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        self._limits = (steps, pictures)
+        self._every = 1
+        self._frames = 0
+
+    def add(self, stamp: float, image: np.ndarray, inspection: Inspection, odometry: Pose | None = None) -> None:
+        """Take in one frame. image: the frame, uint8 RGB (H, W, 3); odometry: where odometry alone has the camera, in the map."""
+        from omniad_ros.inspection import overlay
+
+        self._steps.append(RouteStep(stamp, inspection.pose, inspection.state, inspection.message))
+        if odometry is not None:
+            self._odometry.append(odometry)
+        if inspection.state == "ok":
+            for stage, values in self._ms.items():
+                if stage in inspection.ms:
+                    values.append(inspection.ms[stage])
+        if self._frames % self._every == 0:
+            picture = encode_jpeg(overlay(image, inspection), PICTURE_WIDTH)
+            self._gallery.append(GalleryFrame(stamp, picture, inspection.state, len(inspection.detections)))
+        self._frames += 1
+        most_steps, most_pictures = self._limits
+        if len(self._gallery) > most_pictures:
+            self._gallery = self._gallery[::2]
+            self._every *= 2
+        if len(self._steps) > most_steps:
+            self._steps = self._steps[::2]
+        if len(self._odometry) > most_steps:
+            self._odometry = self._odometry[::2]
+        for values in self._ms.values():
+            if len(values) > most_steps:
+                del values[::2]
+
+    def reset(self) -> None:
+        self.__init__(*self._limits)
+
+    def median_ms(self) -> dict[str, float]:
+        """Median milliseconds a stage, over the frames that were fully inspected."""
+        return {stage: float(np.median(values)) for stage, values in self._ms.items() if values}
+
+    def report(self, title: str, site: Site, tracker: Tracker, **further) -> PatrolReport:
+        """The report so far; ``further`` are fields of `PatrolReport` that only the caller knows (metrics, planted, …)."""
+        fields = {
+            "tracks": tracker.tracks, "gone": tracker.gone, "points": site.sparse_points, "steps": list(self._steps),
+            "odometry": list(self._odometry), "gallery": list(self._gallery), "ms": self.median_ms(),
+            "build": site.manifest["stages"],
+        }  # fmt: skip
+        return PatrolReport(title, **{**fields, **further})

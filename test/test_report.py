@@ -1,0 +1,136 @@
+"""The report page: whole, self-contained, and written so that an old one is never lost."""
+
+import errno
+import re
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from omniad_ros.feedback import OmniadError
+from omniad_ros.geometry import Pose
+from omniad_ros.mapping import Localization
+from omniad_ros.report import GalleryFrame, PatrolRecorder, PatrolReport, PlantedMark, RouteStep, write_report
+from omniad_ros.report.pictures import encode_jpeg
+from omniad_ros.site import SparsePoints
+from omniad_ros.tracking import Track, Tracker
+
+RNG = np.random.default_rng(0)
+PICTURE = RNG.integers(0, 256, (60, 80, 3), np.uint8)
+POSES = [Pose.look_at((2 * np.cos(a), 2 * np.sin(a), 0.5), (0, 0, 0.3)) for a in np.linspace(0, 6, 20)]
+METRICS = {
+    "planted": 2, "found": 1, "false_tracks": 0, "place_error_m": 0.08, "pixel": {"auroc": 0.99, "max_f1": 0.7, "f1": 0.6},
+    "localization": {"success": 1.0, "median_m": 0.01, "median_deg": 0.1},
+}  # fmt: skip
+
+
+def track(number, **changes):
+    snapshot = (PICTURE, PICTURE, PICTURE[..., 0])
+    values = dict(
+        id=number, center=np.array([0.5, 0.1 * number, 0.3]), size=np.full(3, 0.2), score=0.8, kind="added", views=5,
+        first_seen=3.0, last_seen=9.0, confirmed=True, snapshot=snapshot, snapshot_box=(10, 10, 30, 40),
+    )  # fmt: skip
+    return Track(**{**values, **changes})
+
+
+def points(count=500):
+    nothing = np.zeros(0, np.int32)
+    xyz = RNG.normal(0, 1, (count, 3)).astype(np.float32)
+    return SparsePoints(xyz, RNG.integers(0, 256, (count, 3), np.uint8), nothing, nothing, np.zeros((0, 2), np.float32))
+
+
+def full_report():
+    steps = [RouteStep(float(i), pose, "lost" if i == 7 else "ok", "why <so>" if i == 7 else "") for i, pose in enumerate(POSES)]
+    return PatrolReport(
+        "Patrol <script>alert(1)</script>", "seed 0", [track(1), track(2, kind="missing"), track(-3, confirmed=False)], [track(9)],
+        points(), steps, POSES, [GalleryFrame(2.0, encode_jpeg(PICTURE), "ok", 1)],
+        [PlantedMark("drum & lid", "moved", np.zeros(3), True, 1), PlantedMark("cone", "added", np.ones(3), False)],
+        METRICS, {"localize": 100.0, "render": 300.0, "total": 400.0},
+        {"map": {"registered": 90, "heldout": ["a.png"]}, "radiance": {"psnr": 25.123}},
+    )  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Collects links and ids, and checks that elements are closed."""
+
+    EMPTY = ("meta", "img", "path", "circle", "rect", "image", "polyline", "link", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.sources, self.ids, self.open = [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.sources += [attributes[k] for k in ("src", "href") if k in attributes]
+        self.ids.add(attributes.get("id"))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_else(tmp_path):
+    text = write_report(tmp_path / "new" / "folder", full_report()).read_text()
+    page = Page(text)
+    assert page.open == []
+    assert all(source.startswith(("data:", "#")) for source in page.sources)
+    assert all(source[1:] in page.ids for source in page.sources if source.startswith("#"))
+    assert "<script" not in text and "http" not in re.sub("http://www.w3.org", "", text)
+    assert "2 anomalies found" in text and "1 of 2" in text and "drum &amp; lid" in text and "25.12" in text
+    assert {"track-1", "track-2", "gone-9"} <= page.ids and "track--3" not in page.ids
+    assert "why &lt;so&gt;" in text
+
+
+def test_a_bare_report_says_what_it_knows(tmp_path):
+    assert "No frame could be inspected" in write_report(tmp_path, PatrolReport("Patrol")).read_text()
+    calm = PatrolReport("Patrol", steps=[RouteStep(0.0, POSES[0], "ok"), RouteStep(1.0, None, "ok")])
+    assert "Nothing differs" in write_report(tmp_path, calm).read_text()
+    blind = PatrolReport("Patrol", steps=[RouteStep(0.0, None, "lost"), RouteStep(1.0, None, "ok"), RouteStep(2.0, None, "lost")])
+    assert "could not be inspected" in write_report(tmp_path, blind).read_text()
+
+
+def test_a_full_disk_keeps_the_old_report(tmp_path, monkeypatch):
+    old = write_report(tmp_path, full_report()).read_text()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OmniadError, match="No space left"):
+        write_report(tmp_path, PatrolReport("another"))
+    assert (tmp_path / "index.html").read_text() == old
+    assert [p.name for p in tmp_path.iterdir()] == ["index.html"]
+
+
+@dataclass
+class Inspected:
+    pose: Pose
+    localization: Localization
+    state: str = "ok"
+    message: str = ""
+    heatmap: np.ndarray = field(default_factory=lambda: np.zeros((60, 80), np.float32))
+    mask: np.ndarray = field(default_factory=lambda: np.zeros((60, 80), np.uint8))
+    detections: list = field(default_factory=list)
+    ms: dict = field(default_factory=lambda: {"localize": 10.0, "total": 20.0})
+
+
+@dataclass
+class BareSite:
+    sparse_points: SparsePoints
+    manifest: dict
+
+
+def test_the_recorder_stays_small_and_spans_the_patrol(tmp_path):
+    recorder = PatrolRecorder(steps=100, pictures=10)
+    for i in range(1000):
+        pose = POSES[i % 20]
+        recorder.add(float(i), PICTURE, Inspected(pose, Localization(pose, None, 50, "tracked")), pose)
+    report = recorder.report("Patrol", BareSite(points(), {"stages": {}}), Tracker(), subtitle="long")
+    assert 50 <= len(report.steps) <= 100 and len(report.gallery) <= 10
+    assert report.steps[0].stamp == 0 and report.gallery[0].stamp == 0 and report.gallery[-1].stamp > 700
+    assert report.ms == {"localize": 10, "total": 20}
+    assert "long" in write_report(tmp_path, report).read_text()
