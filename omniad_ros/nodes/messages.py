@@ -53,6 +53,11 @@ def check(good: bool, field: str, sentence: str) -> None:
         raise MessageDefect(field, f"{field} {sentence}")
 
 
+def quoted(text: str) -> str:
+    """A message's text on one line, not too long."""
+    return repr(text[:40])
+
+
 # ---- stamps
 
 
@@ -81,7 +86,9 @@ def check_image(message: Image) -> None:
     check(0 < message.height <= MAX_SIDE, "height", f"is {message.height}, which no image has")
     pixel = BYTES_PER_PIXEL.get(message.encoding)
     check(
-        pixel is not None, "encoding", f"'{message.encoding[:40]}' is not known, known are {', '.join(BYTES_PER_PIXEL)}"
+        pixel is not None,
+        "encoding",
+        f"{quoted(message.encoding)} is not known, known are {', '.join(BYTES_PER_PIXEL)}",
     )
     check(message.is_bigendian in (0, 1), "is_bigendian", f"is {message.is_bigendian}, must be 0 or 1")
     odd = message.encoding in PAIRED_COLUMNS and message.width % 2
@@ -129,14 +136,16 @@ def _decompress(message: CompressedImage) -> np.ndarray:
     try:
         image = counterparts.compressed_to_rgb(message)
     except Exception as error:
-        raise MessageDefect("data", f"data is no image that can be decoded (format '{message.format[:40]}')") from error
+        raise MessageDefect(
+            "data", f"data is no image that can be decoded (format {quoted(message.format)})"
+        ) from error
     check(image is not None and image.dtype == np.uint8 and image.ndim == 3, "data", "is no 8-bit image")
     return np.ascontiguousarray(image)
 
 
 def depth_from_image(message: Image) -> np.ndarray:
     """float32 (H, W) of a 32FC1 image. Raises MessageDefect."""
-    check(message.encoding == "32FC1", "encoding", f"is '{message.encoding[:40]}', depth must be 32FC1")
+    check(message.encoding == "32FC1", "encoding", f"is {quoted(message.encoding)}, depth must be 32FC1")
     check(0 < message.width <= MAX_SIDE and 0 < message.height <= MAX_SIDE, "width", "or height is out of range")
     check(message.step == 4 * message.width, "step", f"is {message.step}, must be {4 * message.width}")
     check(
@@ -188,7 +197,7 @@ def camera_from_info(message: CameraInfo, rectified: bool = False) -> Camera:
         return Camera.from_opencv(message.width, message.height, k / k[2, 2])
     known = message.distortion_model in DISTORTION
     check(
-        known, "distortion_model", f"'{message.distortion_model[:40]}' is not known, known are {', '.join(DISTORTION)}"
+        known, "distortion_model", f"{quoted(message.distortion_model)} is not known, known are {', '.join(DISTORTION)}"
     )
     model, counts = DISTORTION[message.distortion_model]
     check(len(distortion) in counts, "d", f"has {len(distortion)} elements, {message.distortion_model} has {counts[0]}")

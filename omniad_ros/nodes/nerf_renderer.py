@@ -89,7 +89,9 @@ class NerfRenderer(ManagedNode):
         try:
             messages.check_stamp(message.header)
             frame = message.header.frame_id
-            messages.check(frame == MAP_FRAME, "header.frame_id", f"is '{frame}', requests are in '{MAP_FRAME}'")
+            messages.check(
+                frame == MAP_FRAME, "header.frame_id", f"is {messages.quoted(frame)}, requests are in '{MAP_FRAME}'"
+            )
             pose = messages.pose_from_message(message.pose)
         except messages.MessageDefect as defect:
             self.warn(f"reference/request {defect.field}", f"reference/request is ignored: {defect}")

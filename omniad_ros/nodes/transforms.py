@@ -38,7 +38,7 @@ class FrameName:
         if not self._given and name and self._rival_count >= self.PERSISTENT:
             self.name, self._rival_count = name, 0
             return
-        raise messages.MessageDefect(field, f"{field} is '{name[:60]}', expected is '{self.name}'")
+        raise messages.MessageDefect(field, f"{field} is {messages.quoted(name)}, expected is '{self.name}'")
 
 
 class Transforms:

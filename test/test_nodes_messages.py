@@ -1,0 +1,221 @@
+"""Messages to arrays and back, with what robots and broken drivers send."""
+
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="the nodes need ROS 2 ('make venv' installs it)")
+
+from geometry_msgs.msg import Pose as PoseMessage
+from geometry_msgs.msg import Quaternion
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from omniad_ros.geometry import Camera, Pose
+from omniad_ros.nodes import messages
+from omniad_ros.nodes.messages import BYTES_PER_PIXEL, MessageDefect
+
+WIDTH, HEIGHT = 64, 48
+
+
+@pytest.fixture
+def picture():
+    """Smooth, so that bayer interpolation and chroma subsampling lose little."""
+    x, y = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    return np.stack([80 + x, 200 - 2 * y, 60 + x + y], axis=-1).astype(np.uint8)
+
+
+def encoded(rgb: np.ndarray, encoding: str) -> np.ndarray:
+    """The picture as a camera of that encoding has it, (H, W * bytes) uint8, by the encodings' definition."""
+    height, width = rgb.shape[:2]
+    if encoding in ("rgb8", "bgr8"):
+        return (rgb if encoding == "rgb8" else rgb[..., ::-1]).reshape(height, -1)
+    if encoding in ("rgba8", "bgra8"):
+        color = rgb if encoding == "rgba8" else rgb[..., ::-1]
+        return np.concatenate([color, np.full((height, width, 1), 255, np.uint8)], axis=-1).reshape(height, -1)
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    if encoding == "mono8":
+        return grey
+    if encoding == "mono16":
+        return (grey.astype("<u2") * 257).view(np.uint8)
+    if encoding.startswith("bayer"):
+        channels = ["rgb".index(letter) for letter in encoding[6:10]]
+        mosaic = np.zeros((height, width), np.uint8)
+        for (row, column), channel in zip(((0, 0), (0, 1), (1, 0), (1, 1)), channels):
+            mosaic[row::2, column::2] = rgb[row::2, column::2, channel]
+        return (mosaic.astype("<u2") * 257).view(np.uint8) if encoding.endswith("16") else mosaic
+    # limited range, as OpenCV and cameras have it
+    r, g, b = np.moveaxis(rgb.astype(float), -1, 0)
+    y = 16 + 0.257 * r + 0.504 * g + 0.098 * b
+    u = (128 - 0.148 * r - 0.291 * g + 0.439 * b)[:, ::2]
+    v = (128 + 0.439 * r - 0.368 * g - 0.071 * b)[:, ::2]
+    parts = (u, y[:, ::2], v, y[:, 1::2]) if encoding in ("yuv422", "uyvy") else (y[:, ::2], u, y[:, 1::2], v)
+    return np.stack(parts, axis=-1).round().astype(np.uint8).reshape(height, -1)
+
+
+def image_of(rgb: np.ndarray, encoding: str, padding: int = 0) -> Image:
+    rows = encoded(rgb, encoding)
+    rows = np.concatenate([rows, np.full((len(rows), padding), 99, np.uint8)], axis=1)
+    return Image(height=rgb.shape[0], width=rgb.shape[1], encoding=encoding, step=rows.shape[1], data=rows.tobytes())
+
+
+@pytest.mark.parametrize("padding", [0, 8])
+@pytest.mark.parametrize("encoding", BYTES_PER_PIXEL)
+def test_every_encoding_gives_the_same_picture(picture, encoding, padding):
+    rgb = messages.image_to_rgb(image_of(picture, encoding, padding))
+    assert rgb.dtype == np.uint8 and rgb.shape == picture.shape
+    expected = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] if "mono" in encoding else picture
+    inner = np.abs(rgb.astype(int) - expected)[4:-4, 4:-4]
+    assert inner.max() <= (1 if encoding[:4] in ("rgb8", "bgr8", "rgba", "bgra", "mono") else 6)
+
+
+def test_big_endian_mono16(picture):
+    message = image_of(picture, "mono16")
+    message.data = np.frombuffer(message.data, "<u2").astype(">u2").tobytes()
+    message.is_bigendian = 1
+    expected = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    assert np.abs(messages.image_to_rgb(message)[..., 0].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_compressed_images(picture, suffix):
+    data = cv2.imencode(suffix, picture[..., ::-1])[1].tobytes()
+    rgb = messages.image_to_rgb(CompressedImage(format=suffix[1:], data=data))
+    assert rgb.shape == picture.shape and np.abs(rgb.astype(int) - picture).mean() < 3
+
+
+DEFECTS = {
+    "width": {"width": 0}, "height": {"height": 0}, "encoding": {"encoding": "banana"}, "step": {"step": 10},
+    "data": {"data": b"\x00" * 77}, "is_bigendian": {"is_bigendian": 7},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", DEFECTS)
+def test_each_defect_is_one_sentence_that_names_the_field(picture, field):
+    message = image_of(picture, "rgb8")
+    for name, value in DEFECTS[field].items():
+        setattr(message, name, value)
+    with pytest.raises(MessageDefect) as caught:
+        messages.image_to_rgb(message)
+    assert caught.value.field == field and field in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_fuzzed_images_raise_nothing_but_defects(picture):
+    rng = np.random.default_rng(0)
+    whole = [image_of(picture, encoding) for encoding in BYTES_PER_PIXEL]
+    accepted = 0
+    for _ in range(4000):
+        source = whole[rng.integers(len(whole))]
+        message = Image(
+            header=Header(), height=source.height, width=source.width, encoding=source.encoding, step=source.step,
+            data=source.data,
+        )  # fmt: skip
+        for _ in range(rng.integers(1, 3)):
+            choice = rng.integers(6)
+            if choice == 0:
+                message.width = int(rng.choice([0, 1, 3, 63, 65, 2**31, 2**32 - 1]))
+            elif choice == 1:
+                message.height = int(rng.choice([0, 1, 2, 47, 49, 2**32 - 1]))
+            elif choice == 2:
+                message.step = int(rng.choice([0, 1, source.step - 1, source.step + 1, 2**32 - 1]))
+            elif choice == 3:
+                message.encoding = str(
+                    rng.choice(["", "RGB8", "rgb16", "8UC3", "nv21", "jpeg", "rgb8\n", "ü" * 50, *BYTES_PER_PIXEL])
+                )
+            elif choice == 4:
+                message.data = source.data[: rng.integers(len(source.data))]
+            else:
+                message.is_bigendian = int(rng.integers(256))
+        try:
+            rgb = messages.image_to_rgb(message)
+            accepted += 1
+            assert rgb.dtype == np.uint8 and rgb.shape == (message.height, message.width, 3)
+        except MessageDefect as defect:
+            assert defect.field and "\n" not in str(defect)
+    assert accepted > 20
+
+
+def test_fuzzed_compressed_images_raise_nothing_but_defects(picture):
+    rng = np.random.default_rng(1)
+    data = np.frombuffer(cv2.imencode(".jpg", picture)[1].tobytes(), np.uint8)
+    for _ in range(500):
+        damaged = data[: rng.integers(len(data) + 1)].copy()
+        if len(damaged):
+            damaged[rng.integers(0, len(damaged), 5)] = rng.integers(0, 256, 5)
+        try:
+            assert messages.image_to_rgb(CompressedImage(format="jpeg", data=damaged.tobytes())).ndim == 3
+        except MessageDefect as defect:
+            assert defect.field == "data"
+
+
+def camera_info(**changes) -> CameraInfo:
+    fields = {
+        "width": WIDTH, "height": HEIGHT, "k": [50.0, 0, 31.5, 0, 50, 23.5, 0, 0, 1], "d": [0.1, -0.02, 0.0, 0.0, 0.0],
+        "p": [40.0, 0, 31.5, 0, 0, 40, 23.5, 0, 0, 0, 1, 0], "distortion_model": "plumb_bob",
+    }  # fmt: skip
+    return CameraInfo(**{**fields, **changes})
+
+
+def test_camera_info_becomes_a_camera():
+    camera = messages.camera_from_info(camera_info())
+    assert (camera.fx, camera.cx, camera.cy) == (50, 32, 24) and camera.distortion_model == "plumb_bob"
+    assert messages.camera_from_info(camera_info(), rectified=True) == Camera(WIDTH, HEIGHT, 40, 40, 32, 24)
+    assert messages.camera_from_info(camera_info(d=[], distortion_model="")).distortion_model == "none"
+    fisheye = messages.camera_from_info(camera_info(d=[0.1] * 4, distortion_model="equidistant"))
+    assert fisheye.distortion_model == "equidistant"
+    rational = messages.camera_from_info(camera_info(d=[0.1] * 8, distortion_model="rational_polynomial"))
+    assert len(rational.distortion) == 8
+    back = messages.camera_info_message(camera.undistorted(), Header())
+    assert messages.camera_from_info(back) == camera.undistorted()
+
+
+@pytest.mark.parametrize(
+    "field, changes",
+    [
+        ("width", {"width": 0}), ("height", {"height": 0}), ("k", {"k": [0.0] * 9}), ("k", {"k": [float("nan")] * 9}),
+        ("d", {"d": [0.1] * 3}), ("d", {"d": [float("inf")] * 5}), ("distortion_model", {"distortion_model": "magic"}),
+        ("binning_x", {"binning_x": 2}),
+    ],
+)  # fmt: skip
+def test_a_camera_info_that_cannot_be_is_refused(field, changes):
+    with pytest.raises(MessageDefect) as caught:
+        messages.camera_from_info(camera_info(**changes))
+    assert caught.value.field == field
+
+
+def test_poses_there_and_back_and_bad_ones():
+    pose = Pose.look_at((1.0, 2.0, 3.0), (0.0, 0.5, 0.2))
+    metres, degrees = pose.distance(messages.pose_from_message(messages.pose_message(pose)))
+    assert metres < 1e-9 and degrees < 1e-5
+    for attribute, value in (("x", float("nan")), ("y", float("inf")), ("z", 1e9)):
+        message = messages.pose_message(pose)
+        setattr(message.position, attribute, value)
+        with pytest.raises(MessageDefect, match="position"):
+            messages.pose_from_message(message)
+    for w in (0.0, 1.5):
+        with pytest.raises(MessageDefect, match="orientation"):
+            messages.pose_from_message(PoseMessage(orientation=Quaternion(x=0.0, y=0.0, z=0.0, w=w)))
+
+
+def test_extrinsics_of_a_camera_that_looks_ahead():
+    base_from_camera = messages.extrinsics((0.2, 0.0, 0.5), (0.0, 0.0, 0.0))
+    ahead = base_from_camera.apply(np.array([0.0, 0.0, 2.0]))
+    assert np.allclose(ahead, [2.2, 0.0, 0.5])
+    left = messages.extrinsics((0.0, 0.0, 0.0), (0.0, 0.0, np.pi / 2)).apply(np.array([0.0, 0.0, 1.0]))
+    assert np.allclose(left, [0.0, 1.0, 0.0], atol=1e-9)
+
+
+def test_outgoing_images_and_points():
+    heatmap = np.linspace(0, 1, WIDTH * HEIGHT, dtype=np.float32).reshape(HEIGHT, WIDTH)
+    heatmap[0, 0] = np.nan
+    message = messages.image_message(heatmap, Header(frame_id="camera"))
+    assert (message.encoding, message.step, message.is_bigendian) == ("32FC1", 4 * WIDTH, int(sys.byteorder == "big"))
+    assert np.array_equal(messages.depth_from_image(message), heatmap, equal_nan=True)
+    mask = messages.image_message((heatmap > 0.5).astype(np.uint8) * 255, Header())
+    assert mask.encoding == "mono8" and set(mask.data) == {0, 255}
+    xyz, rgb = np.arange(12, dtype=np.float32).reshape(4, 3), np.array([[255, 0, 1]] * 4, np.uint8)
+    cloud = messages.points_message(xyz, rgb, Header(frame_id="map"))
+    raw = np.frombuffer(cloud.data, np.dtype([("xyz", "<f4", 3), ("b", "u1"), ("g", "u1"), ("r", "u1"), ("a", "u1")]))
+    assert np.array_equal(raw["xyz"], xyz) and raw["r"][0] == 255 and raw["b"][0] == 1 and cloud.width == 4
