@@ -1,0 +1,222 @@
+"""Reference comparison: frame and reference view in, logits of "this pixel has changed" out.
+
+A small two-branch network. Both views pass one encoder; at each scale their features are compared, also over small
+shifts, because a reference view is never aligned to the pixel; a U-Net puts the scales together. It comes trained on
+made-up places (`train_comparison`) and is tuned to each site with anomalies planted in the site's own normal views.
+The paper (OmniAD) does not use the reference view so; this part is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from omniad_ros.detection.anomalies import Pair
+from omniad_ros.detection.student import CompactTeacher, Residual, convolution
+from omniad_ros.feedback import Progress, quiet
+
+BUNDLED = Path(__file__).parent / "weights" / "comparison.safetensors"
+
+
+# -------------------------------------------------------------------------------------------------- before the network
+
+
+def aligned(frame: np.ndarray, reference: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """The reference with the frame's exposure and white balance: a robust gain and bias for each channel.
+
+    frame, reference: float32 (H, W, 3) in [0, 1]; covered: bool (H, W). Where nothing is covered the reference becomes the
+    frame, so that there is nothing to compare.
+    """
+    size = (max(8, frame.shape[1] // 4), max(8, frame.shape[0] // 4))
+    inside = cv2.resize(covered.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.99
+    corrected = reference
+    if inside.sum() >= 50:
+        target = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)[inside]
+        source = cv2.resize(reference, size, interpolation=cv2.INTER_AREA)[inside]
+        weight = np.ones(len(target), np.float32)
+        for _ in range(8):
+            total = weight.sum() + 1e-6
+            sx, sy = (weight[:, None] * source).sum(0) / total, (weight[:, None] * target).sum(0) / total
+            ridge = 1e-3  # keeps the gain at one where the view has no contrast
+            covariance = (weight[:, None] * (source - sx) * (target - sy)).sum(0) / total + ridge
+            gain = np.clip(covariance / ((weight[:, None] * (source - sx) ** 2).sum(0) / total + ridge), 0.4, 2.5)
+            bias = sy - gain * sx
+            residual = np.abs(source * gain + bias - target).max(1)
+            scale = max(1.5 * float(np.median(residual)), 0.01)
+            weight = 1 / (1 + (residual / scale) ** 2) ** 2
+        corrected = np.clip(reference * gain + bias, 0, 1)
+    return np.where(covered[..., None], corrected, frame).astype(np.float32)
+
+
+def network_input(frame: np.ndarray, reference: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Frame and aligned reference (H, W, 6) float32, both scaled by the frame's own mean and contrast."""
+    both = np.concatenate([frame, aligned(frame, reference, covered)], axis=2)
+    return (both - frame.mean()) / max(float(frame.std()), 0.06)
+
+
+# -------------------------------------------------------------------------------------------------------- the network
+
+
+def shifted_distances(a: Tensor, b: Tensor, radii: tuple[int, ...]) -> Tensor:
+    """How far each place of ``a`` is from the same place of ``b``, and from the best within each radius; and back.
+
+    a, b: (B, C, H, W). Returns (B, 1 + 2 len(radii), H, W): mean absolute differences.
+    """
+    h, w = a.shape[-2:]
+    largest = max(radii)
+    wide = F.pad(b, (largest,) * 4, mode="replicate")
+    forth, back = {}, {}
+    for dy in range(-largest, largest + 1):
+        for dx in range(-largest, largest + 1):
+            ring = max(abs(dy), abs(dx))
+            rows, columns = slice(largest + dy, largest + dy + h), slice(largest + dx, largest + dx + w)
+            there = (a - wide[..., rows, columns]).abs().mean(1, keepdim=True)
+            # the same distances, looked up from b's side: what a's place p - (dy, dx) found at b's place p
+            here = F.pad(there, (largest,) * 4, mode="replicate")[..., largest - dy :, largest - dx :][..., :h, :w]
+            forth[ring] = there if ring not in forth else torch.minimum(forth[ring], there)
+            back[ring] = here if ring not in back else torch.minimum(back[ring], here)
+    maps = [forth[0]]
+    for store in (forth, back):
+        best = store[0]
+        for ring in range(1, largest + 1):
+            best = torch.minimum(best, store[ring])
+            if ring in radii:
+                maps.append(best)
+    return torch.cat(maps, dim=1)
+
+
+class Fusion(nn.Module):
+    """Compares two feature maps of one scale: both, their difference, and their distances over small shifts."""
+
+    def __init__(self, channels: int, inner: int, width: int, radii: tuple[int, ...]):
+        super().__init__()
+        self.radii = radii
+        self.project = nn.Conv2d(channels, inner, 1)
+        self.mix = convolution(3 * inner + (1 + 2 * len(radii) if radii else 0), width)
+
+    def forward(self, frame: Tensor, reference: Tensor) -> Tensor:
+        a, b = self.project(frame), self.project(reference)
+        parts = [a, b, (a - b).abs()]
+        if self.radii:
+            with torch.no_grad():  # the projections learn through the other parts; 25 shifts backward would double the cost
+                parts.append(shifted_distances(a, b, self.radii))
+        return self.mix(torch.cat(parts, dim=1))
+
+
+class ComparisonNetwork(nn.Module):
+    """(B, 6, H, W) of `network_input`, sides multiples of 32, to logits (B, H/2, W/2)."""
+
+    def __init__(self):
+        super().__init__()
+        backbone = CompactTeacher()
+        self.stem = backbone.stem  # 32 channels at stride 2
+        self.stages = backbone.stages[:2]  # 64 at stride 4, 128 at stride 8
+        self.fuse2 = Fusion(32, 12, 24, (1, 2))
+        self.fuse4 = Fusion(64, 24, 48, (1, 2))
+        self.fuse8 = Fusion(128, 40, 96, (1,))
+        self.down16 = nn.Sequential(convolution(96, 96, stride=2), Residual(96))
+        self.down32 = nn.Sequential(convolution(96, 96, stride=2), Residual(96))
+        self.up16 = convolution(192, 96)
+        self.up8 = convolution(192, 64)
+        self.up4 = convolution(64 + 48, 40)
+        self.up2 = convolution(40 + 24, 24)
+        self.out = nn.Conv2d(24, 1, 1)
+        nn.init.constant_(self.out.bias, -3.0)
+
+    def train(self, mode: bool = True) -> ComparisonNetwork:
+        """The encoder stays as the teacher's training left it: it is not learnt here, which halves the time."""
+        super().train(mode)
+        self.stem.eval()
+        self.stages.eval()
+        return self
+
+    def forward(self, pair: Tensor) -> Tensor:
+        with torch.no_grad():
+            maps = [self.stem(torch.cat([pair[:, :3], pair[:, 3:]]))]
+            for stage in self.stages:
+                maps.append(stage(maps[-1]))
+        f2, f4, f8 = (
+            fuse(*m.chunk(2)) for fuse, m in zip((self.fuse2, self.fuse4, self.fuse8), maps, strict=True)
+        )
+        f16 = self.down16(f8)
+        x = self.up16(torch.cat([f16, _twice(self.down32(f16))], dim=1))
+        x = self.up8(torch.cat([f8, _twice(x)], dim=1))
+        x = self.up4(torch.cat([f4, _twice(x)], dim=1))
+        x = self.up2(torch.cat([f2, _twice(x)], dim=1))
+        return self.out(x)[:, 0]
+
+
+def _twice(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear")
+
+
+def load_bundled() -> ComparisonNetwork:
+    """The network that ships with the package, trained on made-up places by `train_comparison`."""
+    network = ComparisonNetwork()
+    state = load_file(BUNDLED)
+    network.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
+    return network
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+
+def comparison_loss(logits: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """Weighted cross entropy plus soft Dice over the batch; all (B, h, w)."""
+    entropy = F.binary_cross_entropy_with_logits(logits, mask, weight=weight * (1 + 2 * mask))
+    chance = logits.sigmoid() * weight
+    dice = 1 - (2 * (chance * mask).sum() + 1) / (chance.sum() + (mask * weight).sum() + 1)
+    return 4 * entropy + 0.5 * dice
+
+
+def fit(
+    network: ComparisonNetwork, sample: Callable[[], Pair], steps: int, rate: float, batch: int = 8, progress: Progress = quiet
+) -> float:
+    """Train in place on what ``sample`` gives (crops of one size, sides multiples of 32); returns the mean loss of the last tenth."""
+    network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-4)
+    late = []
+    with ThreadPoolExecutor(1) as worker:  # draws the next batch while the network learns from this one
+        ahead = worker.submit(_batch, sample, batch)
+        for step in range(steps):
+            x, mask, weight = ahead.result()
+            ahead = worker.submit(_batch, sample, batch)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (step + 1) / 30) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
+            with torch.autocast("cpu", torch.bfloat16, enabled=half_precision_pays()):
+                logits = network(x)
+            loss = comparison_loss(logits.float(), mask, weight)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            if step >= 0.9 * steps:
+                late.append(loss.item())
+            progress((step + 1) / steps, f"comparison: loss {loss.item():.3f}")
+    return float(np.mean(late)) if late else float("nan")
+
+
+def _batch(sample: Callable[[], Pair], count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Network input (B, 6, H, W), mask and weight (B, H/2, W/2) of pairs of one size."""
+    drawn = [sample() for _ in range(count)]
+    inputs = np.stack([network_input(p.frame, p.reference, np.ones(p.mask.shape, bool)) for p in drawn])
+    half = (inputs.shape[2] // 2, inputs.shape[1] // 2)
+    masks, weights = (
+        torch.from_numpy(np.stack([cv2.resize(m, half, interpolation=cv2.INTER_AREA) for m in maps]))
+        for maps in ([p.mask for p in drawn], [p.weight for p in drawn])
+    )
+    x = torch.from_numpy(inputs.astype(np.float32)).permute(0, 3, 1, 2)  # numpy's layout is channels last already
+    return x, masks, weights
+
+
+def half_precision_pays() -> bool:
+    """Whether this processor multiplies bfloat16 natively, which about halves the time of training."""
+    return torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,245 @@
+"""The trained detector of a site: frame, reference view and depth in, calibrated heatmap out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from omniad_ros.detection import student
+from omniad_ros.detection.calibration import Calibration
+from omniad_ros.detection.comparison import ComparisonNetwork, network_input
+from omniad_ros.detection.student import (
+    ReverseDistillation,
+    distillation_heatmap,
+    load_teacher,
+    normalized,
+    padded,
+    to_tensor,
+)
+from omniad_ros.detection.view import DetectorOptions, View, resized, resized_depth
+from omniad_ros.feedback import OmniadError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What gives the raw scores: the frozen teacher, the site's distillation and, where it has one, its comparison."""
+
+    teacher: nn.Module
+    distillation: ReverseDistillation
+    comparison: ComparisonNetwork | None
+
+    @torch.inference_mode()
+    def distillation_scores(self, images: list[np.ndarray]) -> np.ndarray:
+        """The paper's heatmap of uint8 images (H, W, 3) of one size: (B, H, W) float32, in sums of cosine distances."""
+        height, width = images[0].shape[:2]
+        x = normalized(padded(to_tensor(images))).contiguous(memory_format=torch.channels_last)
+        maps = self.teacher(x)
+        scores = distillation_heatmap(maps, self.distillation(maps), *x.shape[-2:])
+        return _smooth(scores, 2.0)[:, :height, :width].numpy()
+
+    @torch.inference_mode()
+    def comparison_scores(self, frame: np.ndarray, reference: np.ndarray, covered: np.ndarray) -> np.ndarray:
+        """Logits of change (H, W) float32 of float images (H, W, 3) in [0, 1]; covered: bool (H, W)."""
+        height, width = frame.shape[:2]
+        pair = torch.from_numpy(network_input(frame, reference, covered).transpose(2, 0, 1)[None])
+        pair = F.pad(pair, (0, -width % 32, 0, -height % 32), mode="replicate").contiguous(memory_format=torch.channels_last)
+        logits = F.interpolate(self.comparison(pair)[:, None], scale_factor=2, mode="bilinear")[0, 0]
+        return logits[:height, :width].numpy()
+
+
+def _smooth(maps: Tensor, sigma: float) -> Tensor:
+    radius = int(3 * sigma)
+    line = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    line = line / line.sum()
+    x = F.pad(maps[:, None], (radius,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(x, line[None, None, None]), line[None, None, :, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How the raw scores are put together and calibrated.
+
+    mean, deviation: of distillation scores on normal views, which standardize it; comparison, distillation: weights of
+    the two in the fused score; alone, fused: the calibrations without and with a reference view.
+    """
+
+    mean: float
+    deviation: float
+    comparison: float
+    distillation: float
+    alone: Calibration
+    fused: Calibration | None
+
+    def standardized(self, distillation: np.ndarray) -> np.ndarray:
+        return (distillation - self.mean) / self.deviation
+
+    def fuse(self, comparison: np.ndarray, distillation: np.ndarray) -> np.ndarray:
+        # bounded, so that one outlier of the distillation cannot overrule the reference view
+        return self.comparison * comparison + self.distillation * np.clip(self.standardized(distillation), -2, 6)
+
+    @staticmethod
+    def from_dict(data: dict) -> Scores:
+        calibrations = {k: Calibration(**data[k]) if data[k] else None for k in ("alone", "fused")}
+        return Scores(**{**{k: float(v) for k, v in data.items() if k not in calibrations}, **calibrations})
+
+
+class Detector:
+    """Marks what differs from a site's normal state.
+
+    ``false_alarm_rate`` (share of normal frames with a false region) may be changed at any time and moves ``threshold``;
+    a ``threshold`` set by hand stays until the rate is set again.
+    """
+
+    def __init__(self, networks: Networks, scores: Scores, options: DetectorOptions, teacher_name: str, teacher_sha256: str):
+        self.networks, self.scores, self.options = networks, scores, options
+        self.teacher_name, self.teacher_sha256 = teacher_name, teacher_sha256
+        self._rate, self._threshold = options.false_alarm_rate, None
+
+    @property
+    def false_alarm_rate(self) -> float:
+        return self._rate
+
+    @false_alarm_rate.setter
+    def false_alarm_rate(self, rate: float) -> None:
+        if not 0 < rate < 1:
+            raise OmniadError("false_alarm_rate must lie between 0 and 1")
+        self._rate, self._threshold = float(rate), None
+
+    @property
+    def threshold(self) -> float:
+        """The heatmap's threshold, in (0, 1)."""
+        if self._threshold is not None:
+            return self._threshold
+        return (self.scores.fused or self.scores.alone).threshold(self._rate)
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        if not 0 < value < 1:
+            raise OmniadError("threshold must lie between 0 and 1")
+        self._threshold = float(value)
+
+    def heatmap(self, image: np.ndarray, reference: np.ndarray | None = None, depth: np.ndarray | None = None) -> np.ndarray:
+        """How anomalous each pixel is: float32 (H, W) in [0, 1], 0 where the survey saw nothing.
+
+        image: uint8 RGB (H, W, 3); reference: uint8 RGB (h, w, 3) of the same field of view, or None for the distillation
+        alone; depth: float32 (h, w) of the reference view, NaN where not covered, or None where all is covered.
+        0.5 is the default threshold: only the stated share of normal frames holds a region above it.
+        Raises OmniadError for other types and shapes.
+        """
+        _check(image, "image")
+        size = self.options.working_size(image)
+        small = resized(image, size)
+        distillation = self.networks.distillation_scores([small])[0]
+        if reference is None or self.networks.comparison is None:
+            heat = self.scores.alone.heatmap(self.scores.standardized(distillation))
+        else:
+            _check(reference, "reference")
+            if abs(reference.shape[1] / reference.shape[0] - image.shape[1] / image.shape[0]) > 0.05:
+                raise OmniadError("the reference view must have the frame's field of view, but its sides have another ratio")
+            covered = np.ones(size[::-1], bool) if depth is None else np.isfinite(resized_depth(_depth(depth), size))
+            frame = small.astype(np.float32) / 255
+            logits = self.networks.comparison_scores(frame, resized(reference, size).astype(np.float32) / 255, covered)
+            heat = self.scores.fused.heatmap(self.scores.fuse(logits, distillation))
+        full = (image.shape[1], image.shape[0])
+        heat = heat if size == full else np.clip(_enlarged(heat, full), 0, 1)
+        return heat if depth is None else np.where(np.isfinite(resized_depth(_depth(depth), full)), heat, np.float32(0))
+
+    def save(self, directory: Path) -> None:
+        """Write detector.json, weights.safetensors and calibration.json; a directory that lacks is made."""
+        directory.mkdir(parents=True, exist_ok=True)
+        parts = {"distillation": self.networks.distillation, "comparison": self.networks.comparison}
+        weights = {f"{n}.{k}": v.contiguous() for n, part in parts.items() if part is not None for k, v in part.state_dict().items()}
+        save_file(weights, directory / "weights.safetensors")
+        options = asdict(replace(self.options, teacher_weights=""))  # a path of this machine is no part of a site
+        teacher = {"backbone": self.teacher_name, "sha256": self.teacher_sha256}
+        _write(directory / "calibration.json", {"version": VERSION, **asdict(self.scores)})
+        _write(directory / "detector.json", {"version": VERSION, "teacher": teacher, "options": options})
+
+    @staticmethod
+    def load(directory: Path | str, teacher_weights: str = "") -> Detector:
+        """Open what `save` wrote. The teacher is looked up by name and must be the very one it was trained with:
+        in ``teacher_weights`` where that is given, else the bundled file or torch's cache.
+
+        Raises OmniadError for a missing, altered or newer file, or another teacher.
+        """
+        directory = Path(directory)
+        meta, calibration = _read(directory / "detector.json"), _read(directory / "calibration.json")
+        try:
+            options = DetectorOptions(**meta["options"])
+            backbone, sha256 = meta["teacher"]["backbone"], meta["teacher"]["sha256"]
+            scores = Scores.from_dict({k: v for k, v in calibration.items() if k != "version"})
+        except (KeyError, TypeError, ValueError) as error:
+            raise OmniadError(f"{directory} is not a detector of this version of omniad_ros") from error
+        if backbone not in ("compact", *student.IMAGENET_BACKBONES):
+            raise OmniadError(f"{directory} names an unknown teacher '{backbone}'")
+        default = student.BUNDLED if backbone == "compact" else student.imagenet_file(backbone)
+        teacher, sha256 = load_teacher(backbone, Path(teacher_weights) if teacher_weights else default, sha256)
+        distillation = ReverseDistillation(teacher.channels, options.attention)
+        comparison = ComparisonNetwork() if options.comparison else None
+        try:
+            weights = load_file(directory / "weights.safetensors")
+            for name, part in (("distillation", distillation), ("comparison", comparison)):
+                if part is not None:
+                    part.load_state_dict({k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")})
+        except Exception as error:  # safetensors and torch raise many kinds for a damaged file
+            raise OmniadError(f"{directory / 'weights.safetensors'} is missing or damaged") from error
+        return Detector(finished(teacher, distillation, comparison), scores, options, backbone, sha256)
+
+
+def finished(teacher: nn.Module, distillation: ReverseDistillation, comparison: ComparisonNetwork | None) -> Networks:
+    """The networks as they are used: in evaluation mode and in the memory layout that is fastest on a CPU."""
+    for part in (teacher, distillation, comparison):
+        if part is not None:
+            part.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return Networks(teacher, distillation, comparison)
+
+
+def checked_views(views: list[View], what: str) -> None:
+    """Raises OmniadError where an image, reference or depth of ``views`` is not what `View` says."""
+    for view in views:
+        _check(view.image, f"{what} image")
+        _check(view.reference, f"{what} reference")
+        if _depth(view.depth).shape != view.reference.shape[:2]:
+            raise OmniadError(f"a {what} depth must have its reference's size")
+
+
+def _check(image: np.ndarray, what: str) -> None:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise OmniadError(f"the {what} must be an RGB image of 8 bits a channel (H, W, 3)")
+    if min(image.shape[:2]) < 32:
+        raise OmniadError(f"the {what} must have at least 32 pixels a side")
+
+
+def _depth(depth: np.ndarray) -> np.ndarray:
+    depth = np.asarray(depth, dtype=np.float32)
+    if depth.ndim != 2:
+        raise OmniadError("the depth must be one channel (H, W) in metres")
+    return depth
+
+
+def _enlarged(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR)
+
+
+def _write(path: Path, data: dict) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n")
+
+
+def _read(path: Path) -> dict:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise OmniadError(f"{path} is missing or damaged") from error
+    if not isinstance(data, dict) or data.get("version") != VERSION:
+        raise OmniadError(f"{path} has a format that this version of omniad_ros does not know")
+    return data

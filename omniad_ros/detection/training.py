@@ -1,0 +1,190 @@
+"""Trains and calibrates a site's detector on normal images alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from omniad_ros.detection import comparison as compare
+from omniad_ros.detection.anomalies import Pair, cropped, nuisances, rendered, with_anomalies
+from omniad_ros.detection.calibration import Calibration, logistic_fit, region_level
+from omniad_ros.detection.detector import Detector, Networks, Scores, checked_views, finished
+from omniad_ros.detection.student import (
+    ReverseDistillation,
+    choose_backbone,
+    distillation_loss,
+    load_teacher,
+    normalized,
+    padded,
+    to_tensor,
+)
+from omniad_ros.detection.view import OURS, DetectorOptions, View, resized
+from omniad_ros.feedback import OmniadError, Progress, part, quiet
+
+VARIANTS = 3
+"""How many times each calibration view is looked at, each time with other nuisances."""
+
+
+def train_detector(
+    trained: list[View],
+    heldout: list[View],
+    novel: list[np.ndarray],
+    out: Path | str,
+    options: DetectorOptions = OURS,
+    progress: Progress = quiet,
+) -> dict:
+    """Train a detector and write it into ``out``; returns what is worth keeping in site.json.
+
+    trained: survey images that the field was trained on, beside their renderings (which look better than any rendering
+    from an unseen pose); heldout: survey images that the field never saw, beside honest renderings: half of them tune the
+    comparison, the other half calibrate; novel: uint8 renderings (h, w, 3) of the normal place from further poses, for the
+    student alone. Raises OmniadError where there are fewer than 8 trained or 4 held-out views.
+    """
+    if len(trained) < 8 or len(heldout) < 4:
+        raise OmniadError("a detector needs at least 8 views to learn from and 4 held out to calibrate on; survey more images")
+    checked_views(trained, "survey")
+    checked_views(heldout, "held-out")
+    started = time.monotonic()
+    torch.manual_seed(options.seed)
+    rng = np.random.default_rng(options.seed)
+    size = options.working_size(trained[0].image)
+    trained, heldout = [v.resized(size) for v in trained], [v.resized(size) for v in heldout]
+    tuning, calibrating = heldout[::2], heldout[1::2]
+
+    backbone, weights = choose_backbone(options.backbone, options.teacher_weights)
+    teacher, sha256 = load_teacher(backbone, weights)
+    images = [v.image for v in trained + tuning]
+    images += [resized(n, size) for n in novel] if options.use_novel else []
+    share = 0.45 if options.comparison else 0.9
+    distillation, loss = train_student(teacher, images, options, part(progress, 0, share))
+    facts = {"teacher": backbone, "images": len(images), "distillation_loss": round(loss, 4)}
+    network = None
+    if options.comparison:
+        network, loss = tune_comparison(trained, tuning, options, rng, part(progress, share, 0.9))
+        facts["comparison_loss"] = round(loss, 4)
+
+    networks = finished(teacher, distillation, network)
+    scores = calibrate(networks, calibrating, trained, options, rng, part(progress, 0.9, 1.0))
+    Detector(networks, scores, options, backbone, sha256).save(Path(out))
+    return {**facts, "calibration_views": len(calibrating), "seconds": round(time.monotonic() - started, 1)}
+
+
+def train_student(
+    teacher: torch.nn.Module, images: list[np.ndarray], options: DetectorOptions, progress: Progress
+) -> tuple[ReverseDistillation, float]:
+    """Bottleneck and student, trained to give back the teacher's features of normal images (H, W, 3); and the last loss."""
+    model = ReverseDistillation(teacher.channels, options.attention).train().to(memory_format=torch.channels_last)
+    teacher.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.5, 0.999), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=options.distillation_steps + 1)
+    generator, late = np.random.default_rng(options.seed), []
+    inputs = normalized(padded(to_tensor(images)))
+    for step in range(options.distillation_steps):
+        batch = inputs[generator.choice(len(images), 4, replace=len(images) < 4)].contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=compare.half_precision_pays()):
+            with torch.no_grad():
+                maps = teacher(batch)
+            loss = distillation_loss(maps, model(maps))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        late = [*late[-9:], loss.item()]
+        progress((step + 1) / options.distillation_steps, f"student: loss {late[-1]:.3f}")
+    return model.eval(), float(np.mean(late)) if late else float("nan")
+
+
+# ---------------------------------------------------------------------------------------------------- the comparison
+
+
+def as_float(view: View) -> tuple[np.ndarray, np.ndarray]:
+    """Frame and reference (H, W, 3) float32 in [0, 1]; where nothing is covered the reference shows the frame."""
+    frame, reference = view.image.astype(np.float32) / 255, view.reference.astype(np.float32) / 255
+    return frame, np.where(view.covered[..., None], reference, frame)
+
+
+def pairs(trained: list[View], tuning: list[View], rng: np.random.Generator) -> Callable[[], Pair]:
+    """Draws pairs with planted anomalies: honest renderings half of the time, else good ones made worse."""
+    good, honest = [as_float(v) for v in trained], [as_float(v) for v in tuning]
+    frames = [f for f, _ in good + honest]
+
+    def sample() -> Pair:
+        is_honest = rng.random() < 0.5
+        if is_honest:
+            frame, reference = honest[rng.integers(len(honest))]
+        else:
+            frame, reference = good[rng.integers(len(good))]
+        frame, reference = cropped(rng, frame, reference)
+        if not is_honest:
+            reference = rendered(rng, reference, rng.uniform(0.2, 1.0))
+        others = [cropped(rng, frames[i])[0] for i in rng.integers(len(frames), size=3)]
+        pair = with_anomalies(rng, frame, reference, others, blur=0.7)
+        return Pair(*nuisances(rng, pair.frame, pair.reference), pair.mask, pair.weight)
+
+    return sample
+
+
+def tune_comparison(
+    trained: list[View], tuning: list[View], options: DetectorOptions, rng: np.random.Generator, progress: Progress
+) -> tuple[compare.ComparisonNetwork, float]:
+    """The bundled comparison network, tuned to the site; and its last loss."""
+    network = compare.load_bundled()
+    network.eval()  # batch statistics stay those of the many scenes that it was trained on
+    loss = compare.fit(network, pairs(trained, tuning, rng), options.comparison_steps, 3e-4, progress=progress)
+    return network, loss
+
+
+# ---------------------------------------------------------------------------------------------------- the calibration
+
+
+def calibrate(
+    networks: Networks, views: list[View], others: list[View], options: DetectorOptions, rng: np.random.Generator, progress: Progress
+) -> Scores:
+    """Weights and thresholds from normal views that no network has seen, plain and with planted anomalies."""
+    smallest = max(1, round(options.smallest_region * views[0].image.shape[0] * views[0].image.shape[1]))
+    frames = [as_float(v)[0] for v in others[:: max(1, len(others) // 20)]]
+    normal, planted = [], []
+    for index, view in enumerate(views):
+        clean, reference = as_float(view)
+        for variant in range(VARIANTS):
+            progress((index + variant / VARIANTS) / len(views), "calibrating on normal views")
+            looks = (clean, reference) if variant == 0 else nuisances(rng, clean, reference, pixels=0.4)
+            normal.append((*_raw(networks, *looks, view.covered), view.covered))
+            pair = with_anomalies(rng, clean, reference, frames, blur=0.7, none=0.0)
+            looks = nuisances(rng, pair.frame, pair.reference, pixels=0.4)
+            planted.append((*_raw(networks, *looks, view.covered), pair.mask, view.covered & (pair.weight == 1)))
+
+    distances = np.concatenate([d[covered] for d, _, covered in normal])
+    mean, deviation = float(distances.mean()), float(max(distances.std(), 1e-6))
+    standard = [(d - mean) / deviation for d, _, _ in normal]
+    typical = float(np.median((distances - mean) / deviation))
+    covers = [c for _, _, c in normal]
+    alone = Calibration.fitted(_levels(standard, covers, smallest), typical, options.false_alarm_rate)
+    if networks.comparison is None:
+        return Scores(mean, deviation, 0.0, 1.0, alone, None)
+    features, labels = [], []
+    for d, c, mask, counts in planted:
+        for label, where in ((1, counts & (mask > 0.5)), (0, counts & (mask < 0.5))):
+            chosen = rng.permutation(np.flatnonzero(where))[:600]
+            features.append(np.stack([c.ravel()[chosen], np.clip((d.ravel()[chosen] - mean) / deviation, -2, 6)], axis=1))
+            labels.append(np.full(len(chosen), label))
+    weights = logistic_fit(np.concatenate(features), np.concatenate(labels))
+    scores = Scores(mean, deviation, max(float(weights[0]), 0.05), max(float(weights[1]), 0.0), alone, None)
+    maps = [scores.fuse(c, d) for d, c, _ in normal]
+    typical = float(np.median(np.concatenate([m[c] for m, c in zip(maps, covers, strict=True)])))
+    fused = Calibration.fitted(_levels(maps, covers, smallest), typical, options.false_alarm_rate)
+    return Scores(scores.mean, scores.deviation, scores.comparison, scores.distillation, alone, fused)
+
+
+def _raw(networks: Networks, frame: np.ndarray, reference: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    distances = networks.distillation_scores([np.uint8(np.clip(frame, 0, 1) * 255)])[0]
+    return distances, None if networks.comparison is None else networks.comparison_scores(frame, reference, covered)
+
+
+def _levels(maps: list[np.ndarray], covers: list[np.ndarray], smallest: int) -> np.ndarray:
+    lowest = min(float(m.min()) for m in maps)
+    return np.array([region_level(np.where(c, m, lowest), smallest) for m, c in zip(maps, covers, strict=True)])

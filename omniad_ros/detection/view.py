@@ -1,0 +1,89 @@
+"""What a detector is trained on and with which options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from omniad_ros.feedback import OmniadError
+
+
+@dataclass(frozen=True)
+class View:
+    """A normal image beside its rendering from the same pose.
+
+    image: uint8 RGB (H, W, 3); reference: uint8 RGB (h, w, 3), same field of view; depth: float32 (h, w), metres, NaN where
+    the survey saw nothing.
+    """
+
+    image: np.ndarray
+    reference: np.ndarray
+    depth: np.ndarray
+
+    def resized(self, size: tuple[int, int]) -> View:
+        """The same view with all three at ``size`` (width, height)."""
+        return View(resized(self.image, size), resized(self.reference, size), resized_depth(self.depth, size))
+
+    @property
+    def covered(self) -> np.ndarray:
+        """bool (h, w): where the survey saw the place."""
+        return np.isfinite(self.depth)
+
+
+@dataclass(frozen=True)
+class DetectorOptions:
+    """How a detector is built. The defaults are ours (``OURS``); ``PLAIN`` is reverse distillation as published.
+
+    backbone: "auto" (cached ImageNet weights, else the bundled teacher), "compact" (the bundled one), "resnext50_32x4d",
+    "wide_resnet50_2", "resnet34" or "resnet18"; teacher_weights: a file for it, or "". attention: attention blocks in the
+    student; use_novel: learn from the field's novel views (INV, QANV); comparison: compare with the reference view.
+    distillation_steps, comparison_steps: training steps of 4 and 8 images. longest_side: pixels at which the detector works.
+    false_alarm_rate: share of normal frames in which a false region is allowed; smallest_region: share of the frame's pixels
+    under which a region is ignored.
+    """
+
+    backbone: str = "auto"
+    teacher_weights: str = ""
+    attention: bool = True
+    use_novel: bool = True
+    comparison: bool = True
+    distillation_steps: int = 260
+    comparison_steps: int = 150
+    longest_side: int = 320
+    false_alarm_rate: float = 1 / 200
+    smallest_region: float = 0.0003
+    seed: int = 0
+
+    def __post_init__(self):
+        if not 0 < self.false_alarm_rate < 1:
+            raise OmniadError("false_alarm_rate must lie between 0 and 1")
+        if self.longest_side < 64:
+            raise OmniadError("longest_side must be at least 64 pixels")
+        if min(self.distillation_steps, self.comparison_steps) < 0 or not 0 <= self.smallest_region < 1:
+            raise OmniadError("a detector's steps and smallest region cannot be negative")
+
+    def working_size(self, image: np.ndarray) -> tuple[int, int]:
+        """(width, height) at which an image of this shape is looked at."""
+        height, width = image.shape[:2]
+        scale = min(1.0, self.longest_side / max(height, width))
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+OURS = DetectorOptions()
+PLAIN = replace(OURS, attention=False, use_novel=False, comparison=False)
+"""Reverse distillation as published (arXiv 2201.10703), the ablation's first row."""
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A uint8 image at ``size`` (width, height)."""
+    if (image.shape[1], image.shape[0]) == size:
+        return image
+    shrinks = size[0] < image.shape[1]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def resized_depth(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A depth map at ``size`` (width, height), not blended over edges or into NaN."""
+    return depth if (depth.shape[1], depth.shape[0]) == size else cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)

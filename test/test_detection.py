@@ -1,0 +1,118 @@
+"""The detector on a small made-up place: training, saving, calibration, regions, and what it refuses."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from omniad_ros.detection import Detector, DetectorOptions, View, find_regions, train_detector
+from omniad_ros.detection.anomalies import nuisances, plant, rendered
+from omniad_ros.detection.train_comparison import collage
+from omniad_ros.feedback import OmniadError
+from omniad_ros.geometry import Camera, Pose
+
+OPTIONS = DetectorOptions(backbone="compact", distillation_steps=12, comparison_steps=6, longest_side=160)
+CAMERA, POSE = Camera.from_fov(160, 128, 1.0), Pose.look_at((0, -2, 1), (0, 0, 0))
+
+
+def uint8(image):
+    return np.uint8(np.clip(image, 0, 1) * 255)
+
+
+def looks(place, rng, count):
+    """Views of one place, each a little shifted, beside what a field might render of them."""
+    views = []
+    for _ in range(count):
+        dx, dy = rng.integers(0, 40, 2)
+        frame = np.ascontiguousarray(place[dy : dy + 128, dx : dx + 160])
+        frame, reference = nuisances(rng, frame, rendered(rng, frame, 0.5), pixels=0.3)
+        views.append(View(uint8(frame), uint8(reference), np.full((128, 160), 2.0, np.float32)))
+    return views
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    rng = np.random.default_rng(3)
+    place, out = collage(rng), tmp_path_factory.mktemp("site") / "detector"
+    facts = train_detector(looks(place, rng, 12), looks(place, rng, 8), [], out, OPTIONS)
+    assert facts["teacher"] == "compact" and facts["calibration_views"] == 4
+    return out, looks(place, rng, 6)
+
+
+def test_planted_anomalies_stand_out_and_normal_views_stay_quiet(trained):
+    out, views = trained
+    detector, rng = Detector.load(out), np.random.default_rng(5)
+    inside, outside = [], []
+    for view in views:
+        normal = detector.heatmap(view.image, view.reference, view.depth)
+        assert normal.dtype == np.float32 and normal.shape == (128, 160) and 0 <= normal.min() <= normal.max() <= 1
+        assert len(find_regions(normal, detector.threshold, view.reference, view.image, view.depth, CAMERA, POSE)) <= 1
+        changed, alpha = plant(rng, "recoloured", view.image.astype(np.float32) / 255, [view.image / np.float32(255)])
+        heat = detector.heatmap(uint8(changed), view.reference, view.depth)
+        visible = np.abs(changed - view.image / 255).mean(2) > 0.08
+        inside.append(heat[(alpha > 0.5) & visible])
+        outside.append(heat[alpha < 0.01])
+    assert np.median(np.concatenate(inside)) > np.quantile(np.concatenate(outside), 0.95)
+
+
+def test_uncovered_pixels_are_never_anomalous_and_the_reference_may_be_missing_or_smaller(trained):
+    out, views = trained
+    detector, view = Detector.load(out), views[0]
+    depth = view.depth.copy()
+    depth[:, :50] = np.nan
+    assert not detector.heatmap(view.image, view.reference[:, ::-1].copy(), depth)[:, :50].any()
+    assert detector.heatmap(view.image).shape == (128, 160)
+    large = view.image.repeat(2, axis=0).repeat(2, axis=1)
+    assert detector.heatmap(large, view.reference, depth).shape == (256, 320)
+
+
+def test_threshold_follows_the_false_alarm_rate_until_set_by_hand(trained):
+    detector = Detector.load(trained[0])
+    default = detector.threshold
+    detector.false_alarm_rate = 0.2
+    assert detector.threshold < default
+    detector.threshold = 0.8
+    assert detector.threshold == 0.8
+    for wrong in (0, 1.5):
+        with pytest.raises(OmniadError):
+            detector.threshold = wrong
+
+
+def test_a_region_has_its_place_in_the_map(trained):
+    view = trained[1][0]
+    heat = np.zeros((128, 160), np.float32)
+    heat[60:70, 75:90] = 0.9
+    (found,) = find_regions(heat, 0.5, view.reference, view.image, np.full((64, 80), 2.0, np.float32), CAMERA, POSE)
+    assert found.box == (75, 60, 90, 70) and found.area == 150 and found.kind in ("missing", "added", "changed")
+    u, v = CAMERA.project(POSE.inverse().apply(found.center))
+    assert abs(u - 82.5) < 1.5 and abs(v - 65) < 1.5
+    assert np.isclose(POSE.inverse().apply(found.center)[2], 2.0)
+
+
+def test_altered_sites_and_wrong_input_are_refused_with_a_sentence(trained, tmp_path):
+    out, views = trained
+    for name, text in (("detector.json", "{"), ("calibration.json", json.dumps({"version": 99}))):
+        broken = tmp_path / name.split(".")[0]
+        broken.mkdir()
+        for path in out.iterdir():
+            (broken / path.name).write_bytes(path.read_bytes())
+        (broken / name).write_text(text)
+        with pytest.raises(OmniadError):
+            Detector.load(broken)
+    altered = tmp_path / "altered"
+    altered.mkdir()
+    for path in out.iterdir():
+        (altered / path.name).write_bytes(path.read_bytes())
+    meta = json.loads((out / "detector.json").read_text())
+    meta["teacher"]["sha256"] = "0" * 64
+    (altered / "detector.json").write_text(json.dumps(meta))
+    with pytest.raises(OmniadError, match="not the teacher"):
+        Detector.load(altered)
+    with pytest.raises(OmniadError):
+        Detector.load(out).heatmap(views[0].image.astype(np.float32))
+    with pytest.raises(OmniadError, match="held out"):
+        train_detector(views, [], [], tmp_path / "none", OPTIONS)
+    with pytest.raises(OmniadError, match="unknown backbone"):
+        train_detector(views * 2, views, [], tmp_path / "none", replace(OPTIONS, backbone="vgg"))
+    assert not (tmp_path / "none").exists()
