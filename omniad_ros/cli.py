@@ -113,6 +113,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--compressed", action="store_true", help="the image topic carries CompressedImage")
     run.add_argument("--namespace", default="/omniad", help="namespace of the nodes")
     run.add_argument("--params-file", type=Path, help="ROS parameter file, as config/inspect.yaml")
+
+    bench = command("bench", run_bench, "measure milliseconds a stage, frames a second and memory on this machine")
+    bench.add_argument("site", type=Path, metavar="SITE")
+    bench.add_argument("--frames", type=int, default=30, help="how many frames are timed")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+
+    command("doctor", run_doctor, "say what is installed, what that enables, and what to do for the rest")
     return parser
 
 
@@ -136,7 +143,7 @@ def _build_options(options: argparse.Namespace):
 
 
 def run_demo(options: argparse.Namespace) -> None:
-    from omniad_ros.nodes.demo import run_demo
+    from omniad_ros.demo import run_demo
 
     with ProgressBar() as progress:
         table = run_demo(options.out, options.seed, progress)
@@ -181,6 +188,24 @@ def run_run(options: argparse.Namespace) -> None:
         options.namespace,
         options.params_file,
     )
+
+
+def run_bench(options: argparse.Namespace) -> None:
+    from omniad_ros.evaluation.bench import BenchOptions, bench, format_bench
+    from omniad_ros.site import write_json
+
+    with ProgressBar() as progress:
+        result = bench(options.site, BenchOptions(frames=options.frames), progress)
+    print(format_bench(result))
+    if options.json:
+        write_json(options.json, result)
+        print(f"Figures: {options.json}")
+
+
+def run_doctor(options: argparse.Namespace) -> None:
+    from omniad_ros.doctor import examine, format_findings
+
+    print(format_findings(examine()))
 
 
 class ProgressBar:
