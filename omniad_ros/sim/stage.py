@@ -6,7 +6,7 @@ it comes from rendering colour and segmentation of both states at the same pose.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import mujoco
@@ -140,18 +140,30 @@ class Stage:
         geom = (pairs[..., 1] == mujoco.mjtObj.mjOBJ_GEOM) & (pairs[..., 0] >= 0)
         return np.where(geom, self.model.geom_bodyid[np.where(geom, pairs[..., 0], 0)], -1).astype(np.int32)
 
-    def changed(self, pose: Pose, edits: Iterable[Edit]) -> tuple[np.ndarray, np.ndarray]:
-        """The world with ``edits`` from ``pose``: (image uint8 (H, W, 3), mask uint8 (H, W), 255 where it visibly differs).
+    def compare(self, pose: Pose, groups: Sequence[Sequence[Edit]]) -> tuple[np.ndarray, np.ndarray]:
+        """The world with all edits from ``pose``: (image uint8 (H, W, 3), labels uint8 (H, W)).
 
-        A pixel differs where an edited body is seen in either state and the body or its colour is not the same; the
-        mere shadows of a change are not part of it. The world is left with the edits applied.
+        Labels are 1 + the index of the group of edits that visibly changed a pixel, 0 where none did. A pixel is changed
+        where an edited body is seen in either state and the body or its colour is not the same; the mere shadows of a
+        change are not part of it. The world is left with the edits applied.
         """
-        edits = tuple(edits)
         self.edit(())
         normal, normal_ids = self.image(pose), self.body_ids(pose)
-        self.edit(edits)
+        self.edit([edit for group in groups for edit in group])
         image, ids = self.image(pose), self.body_ids(pose)
-        edited = np.unique(np.concatenate([self.bodies(edit.body) for edit in edits] or [np.zeros(0, int)]))
-        touched = np.isin(ids, edited) | np.isin(normal_ids, edited)
         differs = (ids != normal_ids) | (np.abs(image.astype(int) - normal).max(-1) > VISIBLE_DIFFERENCE)
-        return image, np.where(touched & differs, 255, 0).astype(np.uint8)
+        labels = np.zeros(ids.shape, np.uint8)
+        for seen in (normal_ids, ids):  # what is there now hides what was there before
+            for index, group in enumerate(groups):
+                edited = np.unique(np.concatenate([self.bodies(edit.body) for edit in group]))
+                labels[differs & np.isin(seen, edited)] = index + 1
+        return image, labels
+
+    def bounds(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Corners (3,), (3,) of the axis-aligned box around a body and all that hang on it, in the present state."""
+        corners = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), -1).reshape(-1, 3)
+        points = [
+            self.data.geom_xpos[g] + (self.model.geom_aabb[g, :3] + corners * self.model.geom_aabb[g, 3:]) @ self.data.geom_xmat[g].reshape(3, 3).T
+            for g in self.geoms(name)
+        ]  # fmt: skip
+        return np.concatenate(points).min(0), np.concatenate(points).max(0)

@@ -1,7 +1,7 @@
 """Table-top scenes in the MAD dataset layout, for benchmarks and tests: textured objects on a table, photographed all around.
 
 The survey shows the normal scene; each test image shows it from an unseen pose, unchanged or with one object missing,
-added, moved, recoloured or stained. Masks are exact (see `Stage.changed`) and the true poses of all images are known.
+added, moved, recoloured or stained. Masks are exact (see `Stage.compare`) and the true poses of all images are known.
 """
 
 from __future__ import annotations
@@ -198,9 +198,9 @@ class Tabletop:
             edit = self._edit(kind)
             if edit is None:
                 continue
-            image, mask = self._stage.changed(pose, [edit])
-            if np.count_nonzero(mask) >= 0.0006 * mask.size:
-                return self._noisy(image), mask
+            image, labels = self._stage.compare(pose, [[edit]])
+            if np.count_nonzero(labels) >= 0.0006 * labels.size:
+                return self._noisy(image), np.where(labels, 255, 0).astype(np.uint8)
         raise ValueError(f"no anomaly of kind '{kind}' can be seen from this pose")
 
     def _edit(self, kind: str) -> Edit | None:
