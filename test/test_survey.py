@@ -9,7 +9,7 @@ import pytest
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Camera, Pose
 from omniad_ros.site import write_image
-from omniad_ros.survey import fingerprint, read_survey, write_survey
+from omniad_ros.survey import export_survey, fingerprint, read_survey, write_survey
 
 
 def picture(seed, width=64, height=48):
@@ -85,7 +85,9 @@ def test_distortion_is_removed(tmp_path):
     (tmp_path / "out").mkdir()
     rectified = write_survey(read_survey(root), tmp_path / "out").image(0)
     rows = np.arange(240.0)[:, None]
-    bends = [np.ptp(((i[..., 0] * rows).sum(0) / i[..., 0].sum(0, dtype=float).clip(1))[30:290]) for i in (image, rectified)]
+    bends = [
+        np.ptp(((i[..., 0] * rows).sum(0) / i[..., 0].sum(0, dtype=float).clip(1))[30:290]) for i in (image, rectified)
+    ]
     assert bends[0] > 4.0 and bends[1] < 1.0, bends
     fisheye = make(tmp_path / "fish", ["a.png"], [frame("a.png", 0)], fl_x=60, camera_model="OPENCV_FISHEYE", k1=0.01)
     assert read_survey(fisheye).camera.distortion_model == "equidistant"
@@ -149,3 +151,80 @@ def test_bad_surveys_get_one_sentence(tmp_path, name):
         read_survey(tmp_path)
     assert "\n" not in str(error.value)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def write_bag(path, storage, stamps=range(40), broken=(), topic="/camera/image_raw"):
+    """A robot that drives along a wall: images, camera_info, odometry at twice the rate, and /tf_static."""
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    from rosbags.typesys import Stores, get_typestore
+
+    store = get_typestore(Stores.ROS2_JAZZY)
+    types = {name.split("/")[-1]: kind for name, kind in store.types.items()}
+    wall = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (120, 900, 3), np.uint8), (0, 0), 2)
+
+    def header(time, frame):
+        return types["Header"](types["Time"](int(time), round(time % 1 * 1e9)), frame)
+
+    def transform(parent, child, translation, rotation):
+        t = types["Transform"](types["Vector3"](*map(float, translation)), types["Quaternion"](*map(float, rotation)))
+        return types["TransformStamped"](header(1, parent), child, t)
+
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3) as writer:
+
+        def send(topic, kind, time, message):
+            known = [c for c in writer.connections if c.topic == topic]
+            connection = known[0] if known else writer.add_connection(topic, kind, typestore=store)
+            writer.write(connection, round(time * 1e9), store.serialize_cdr(message, kind))
+
+        edges = [transform("base_link", "mast", (0.1, 0, 0.5), (0, 0, 0, 1)), transform("mast", "optical", (0, 0, 0.2), (-0.5, 0.5, -0.5, 0.5))]
+        send("/tf_static", "tf2_msgs/msg/TFMessage", 1, types["TFMessage"](edges))
+        roi = types["RegionOfInterest"](0, 0, 0, 0, False)
+        for i in stamps:
+            time = 100 + 0.1 * i
+            k = np.array([150.0, 0, 79.5, 0, 150, 59.5, 0, 0, 1])
+            info = types["CameraInfo"](header(time, "optical"), 120, 160, "plumb_bob", np.array([-0.1, 0, 0, 0, 0.0]), k, np.eye(3).ravel(), np.zeros(12), 0, 0, roi)
+            send("/camera/camera_info", "sensor_msgs/msg/CameraInfo", time, info)
+            picture = np.ascontiguousarray(wall[:, 5 * i : 5 * i + 160])
+            data = picture.ravel() if i not in broken else picture.ravel()[:100]
+            send(topic, "sensor_msgs/msg/Image", time, types["Image"](header(time, "optical"), 120, 160, "bgr8", 0, 480, data))
+            for at in (time - 0.05, time + 0.02):
+                pose = types["Pose"](types["Point"](0.0, at - 100, 0.0), types["Quaternion"](0.0, 0.0, 0.0, 1.0))
+                twist = types["Twist"](types["Vector3"](0.0, 0.0, 0.0), types["Vector3"](0.0, 0.0, 0.0))
+                odometry = types["Odometry"](
+                    header(at, "odom"), "base_link", types["PoseWithCovariance"](pose, np.zeros(36)), types["TwistWithCovariance"](twist, np.zeros(36))
+                )
+                send("/odom", "nav_msgs/msg/Odometry", at, odometry)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_bag_becomes_a_survey(tmp_path, storage):
+    write_bag(tmp_path / "bag", storage, broken=(3,))
+    source = read_survey(tmp_path / "bag")
+    assert 10 <= len(source) <= 25 and source.camera_from == "file"
+    assert source.camera == Camera(160, 120, 150, 150, 80, 60, "plumb_bob", (-0.1, 0, 0, 0, 0))
+    index = len(source) // 2
+    stamp = int(source.names[index][:19]) / 1e9
+    assert np.allclose(source.poses[index].translation, (0.1, stamp - 100, 0.7), atol=1e-6)  # interpolated, and seen from the mast
+    assert np.allclose(source.poses[index].rotation[:, 2], (1, 0, 0))  # the optical axis points ahead
+    (tmp_path / "out").mkdir()
+    survey = write_survey(source, tmp_path / "out")
+    assert len(list((tmp_path / "out/images").iterdir())) == len(survey) and survey.camera.distortion_model == "none"
+    export_survey(source, tmp_path / "exported")
+    assert read_survey(tmp_path / "exported").names == source.names
+    with pytest.raises(OmniadError, match="not empty"):
+        export_survey(source, tmp_path / "exported")
+    file = next((tmp_path / "bag").glob("*.mcap" if storage == "mcap" else "*.db3"))
+    if storage == "mcap":
+        assert read_survey(file).names == source.names
+
+
+def test_bad_bags(tmp_path):
+    write_bag(tmp_path / "other", "mcap", range(3), topic="/camera/mask")
+    assert len(read_survey(tmp_path / "other")) >= 1  # the only images there are, whatever their topic is called
+    write_bag(tmp_path / "none", "mcap", range(0))
+    with pytest.raises(OmniadError, match="no images"):
+        read_survey(tmp_path / "none")
+    file = next((tmp_path / "other").glob("*.mcap"))
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(OmniadError, match=r"cannot be read|damaged"):
+        read_survey(tmp_path / "other")

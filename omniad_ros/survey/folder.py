@@ -45,9 +45,11 @@ def guess_camera(picture: Path, width: int, height: int) -> tuple[Camera, str]:
         focal = float(focal_35mm) * np.hypot(width, height) / np.hypot(36.0, 24.0)
         logger.warning("no transforms.json: the focal length comes from the photographs' EXIF (%.0f pixels)", focal)
         return Camera(width, height, focal, focal, width / 2, height / 2), "exif"
+    return assumed_camera(width, height), "guess"
+
+
+def assumed_camera(width: int, height: int) -> Camera:
+    """A pinhole camera that sees 60 degrees along its longest side; said in the log."""
+    logger.warning("assuming a field of view of %.0f degrees, to be refined by the mapping", ASSUMED_FOV_DEGREES)
     focal = 0.5 * max(width, height) / np.tan(np.radians(ASSUMED_FOV_DEGREES) / 2)
-    logger.warning(
-        "no transforms.json and no EXIF focal length: assuming a field of view of %.0f degrees, to be refined by the mapping",
-        ASSUMED_FOV_DEGREES,
-    )
-    return Camera(width, height, focal, focal, width / 2, height / 2), "guess"
+    return Camera(width, height, focal, focal, width / 2, height / 2)

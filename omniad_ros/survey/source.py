@@ -1,6 +1,6 @@
 """A survey as it was recorded, whatever its form: which images, by which camera, with which poses.
 
-The readers beside this module (`folder`, `transforms`, `video`) each make a `SurveySource`; only `write_survey`
+The readers beside this module (`folder`, `transforms`, `video`, `bag`) each make a `SurveySource`; only `write_survey`
 writes, so that a bad survey is refused before anything is on disk.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,25 +52,27 @@ def read_survey(path: Path | str, progress: Progress = quiet) -> SurveySource:
     """Look through a survey; nothing is written.
 
     path: a folder with nerfstudio's transforms.json (or such a file itself), a dataset in the MAD layout, a plain folder of
-    images, or a video file. Raises OmniadError, one sentence, where it cannot be used.
+    images, a video file, or a rosbag2 (its folder, or an .mcap or .db3 file). Raises OmniadError, one sentence, where it cannot be used.
     """
-    from omniad_ros.survey import folder, transforms, video
+    from omniad_ros.survey import bag, folder, transforms, video
 
     path = Path(path)
     if not path.exists():
         raise OmniadError(f"the survey {path} does not exist")
+    if bag.is_bag(path):
+        return bag.read_bag(path, progress=progress)
     if path.is_file() and path.suffix.lower() == ".json":
         return transforms.read_transforms(path, path.parent, progress)
     if path.is_file() and path.suffix.lower() in video.SUFFIXES:
         return video.read_video(path, progress)
     if path.is_file():
-        raise OmniadError(f"{path} is no survey: expected a folder, a transforms.json or a video")
+        raise OmniadError(f"{path} is no survey: expected a folder, a transforms.json, a video or a rosbag2")
     found = transforms.find_transforms(path)
     return transforms.read_transforms(found, path, progress) if found else folder.read_folder(path, progress)
 
 
 def write_survey(source: SurveySource, directory: Path, progress: Progress = quiet) -> PosedImages:
-    """Write a survey's images, undistorted, and their transforms.json into an existing directory.
+    """Write a survey's images, undistorted, and their transforms.json into a directory.
 
     Files that an interrupted call left there are replaced. Raises OmniadError where an image cannot be read.
     """
@@ -91,6 +94,20 @@ def write_survey(source: SurveySource, directory: Path, progress: Progress = qui
     survey = PosedImages(camera, directory, tuple(f"images/{name}" for name in source.names), source.poses)
     write_transforms(directory / "transforms.json", survey, {"camera_from": source.camera_from})
     return survey
+
+
+def export_survey(source: SurveySource, out: Path, progress: Progress = quiet) -> PosedImages:
+    """Write a survey into a folder of its own (what `omniad survey BAG --out SURVEY` does): all of it, or nothing.
+
+    Raises OmniadError where ``out`` holds something, or an image cannot be read.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OmniadError(f"{out} is not empty; choose an empty output folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
+        survey = write_survey(source, Path(work) / "survey", progress)
+        (Path(work) / "survey").replace(out)
+    return replace(survey, root=out)
 
 
 def _reduce(image: np.ndarray, camera: Camera) -> np.ndarray:
