@@ -137,7 +137,8 @@ class _Workshop:
         models = colmap.map_incrementally(
             self.database, self.survey.root, self.out / ".models", len(self.survey), self.tolerances, part(progress, 0.1, 0.9)
         )
-        candidates = [self._aligned(model) for model in models[:1]]
+        progress(0.9, "adjusting the map")
+        candidates = [self._aligned(self._completed(model)) for model in models[:1]]
         enough = candidates and candidates[0].model.num_reg_images() >= 0.9 * len(self.survey)
         if not enough and len(self.with_prior) > MIN_IMAGES:
             progress(0.9, "triangulating at the survey's poses")
@@ -163,6 +164,13 @@ class _Workshop:
             if tighter or again.compute_num_observations() > 1.1 * fixed.compute_num_observations():
                 return Mapped(self._without_strays(again), "prior poses", aligned.position_error, aligned.rotation_error)
         return Mapped(self._without_strays(fixed), "prior poses", 0.0, 0.0)
+
+    def _completed(self, model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
+        """Triangulate again at a model's poses, now with points that only two images saw, and adjust all together."""
+        poses = [colmap.pose_of(model.images[i + 1]) if i + 1 in model.reg_image_ids() else None for i in range(len(self.survey))]
+        model = self._triangulated(poses)
+        colmap.adjust(model)
+        return model
 
     def _triangulated(self, poses: Sequence[Pose | None]) -> pycolmap.Reconstruction:
         model = colmap.empty_model([self.survey.camera], self.survey.names, poses)

@@ -151,7 +151,8 @@ def mapping_options(tolerances: Tolerances) -> pycolmap.IncrementalPipelineOptio
     options.mapper.init_min_num_inliers = 50
     options.mapper.abs_pose_min_num_inliers = 20
     options.min_model_size = 3
-    options.triangulation.ignore_two_view_tracks = False
+    # two views alone agree with many a wrong pose: such an image is better left out
+    options.structure_less_registration_fallback = False
     return options
 
 
@@ -171,7 +172,9 @@ def map_incrementally(path: Path, images: Path, out: Path, count: int, tolerance
 def triangulate(model: pycolmap.Reconstruction, path: Path, images: Path, out: Path, tolerances: Tolerances) -> pycolmap.Reconstruction:
     """The model with points triangulated from the database's verified pairs; its poses stay."""
     out.mkdir(exist_ok=True)
-    return pycolmap.triangulate_points(model, path, images, out, True, mapping_options(tolerances), False)
+    options = mapping_options(tolerances)
+    options.triangulation.ignore_two_view_tracks = False  # the poses are settled, so two views do tell a point
+    return pycolmap.triangulate_points(model, path, images, out, True, options, False)
 
 
 def adjust(model: pycolmap.Reconstruction) -> None:

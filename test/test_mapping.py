@@ -1,0 +1,158 @@
+"""The map and the localizer on a small rendered scene, with exact poses, with drifting odometry, and with none."""
+
+import dataclasses
+import json
+
+import h5py
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from omniad_ros.feedback import OmniadError
+from omniad_ros.geometry import Pose, similarity
+from omniad_ros.mapping import Localizer, build_map
+from omniad_ros.mapping.alignment import align_poses
+from omniad_ros.site import PosedImages, SparsePoints, _read_own_transforms, read_image, write_image
+from omniad_ros.survey import read_survey, write_survey
+
+
+@pytest.fixture(scope="module")
+def survey(tiny_dataset, tmp_path_factory) -> PosedImages:
+    """The tiny scene's survey with its exact poses."""
+    return write_survey(read_survey(tiny_dataset), tmp_path_factory.mktemp("site") / "survey")
+
+
+@pytest.fixture(scope="module")
+def test_views(tiny_dataset) -> list[tuple[np.ndarray, Pose]]:
+    frames = json.loads((tiny_dataset / "test_poses.json").read_text())["frames"]
+    return [(read_image(tiny_dataset / f["file_path"]), Pose.from_opengl(f["transform_matrix"])) for f in frames]
+
+
+@pytest.fixture(scope="module")
+def map_dir(survey):
+    """The map of the survey with exact poses, beside it as in a site."""
+    out = survey.root.parent / "map"
+    info = build_map(survey, out)
+    assert info["registered"] == len(survey) and info["scale"] == "prior poses"
+    return out
+
+
+def with_poses(survey: PosedImages, poses) -> PosedImages:
+    return dataclasses.replace(survey, poses=tuple(poses))
+
+
+def displaced(pose: Pose, random, metres: float, degrees: float) -> Pose:
+    turn = Rotation.from_rotvec(np.radians(degrees) * random.normal(size=3) / np.sqrt(3)).as_matrix()
+    return Pose(turn @ pose.rotation, pose.translation + metres * random.normal(size=3) / np.sqrt(3))
+
+
+def test_files(survey, map_dir):
+    """What is on disk is what DESIGN.md and hloc say, consistent in itself, and nothing else."""
+    assert {p.name for p in map_dir.iterdir()} == {"sfm", "features.h5", "global-features.h5", "transforms.json", "points.safetensors"}
+    mapped, points = _read_own_transforms(map_dir / "transforms.json"), Localizer.load(map_dir).points
+    assert isinstance(points, SparsePoints) and (mapped.image(3) == survey.image(3)).all()
+    for pose, prior in zip(mapped.poses, survey.poses):
+        assert max(pose.distance(prior)) < 2e-3  # exact poses stay exact
+    predicted = np.stack([
+        mapped.camera.project(mapped.poses[i].inverse().apply(points.xyz[p].astype(float))) for i, p in zip(points.image, points.point)
+    ])  # fmt: skip
+    assert np.median(np.linalg.norm(predicted - points.pixel, axis=1)) < 1.0
+    with h5py.File(map_dir / "features.h5") as file:
+        group = file[survey.names[0]]
+        assert set(group) == {"keypoints", "scores", "descriptors", "image_size"}
+        assert group["descriptors"].shape == (128, len(group["keypoints"]))
+        assert group["image_size"][()].tolist() == [survey.camera.width, survey.camera.height]
+
+
+def test_localizes(survey, map_dir, test_views):
+    """Views that the map has not seen, some with anomalies, by looks alone and with a prior that is off."""
+    localizer, random = Localizer.load(map_dir), np.random.default_rng(0)
+    good = {"relocalized": 0, "tracked": 0}
+    for image, truth in test_views:
+        for prior in (None, displaced(truth, random, 0.1, 4.0)):
+            found = localizer.localize(image, survey.camera, prior)
+            if found.pose is not None:
+                metres, degrees = found.pose.distance(truth)
+                good[found.verdict] += metres < 0.05 and degrees < 2.0
+                assert found.covariance.shape == (6, 6) and np.linalg.eigvalsh(found.covariance).min() > 0
+    assert good["relocalized"] >= 0.9 * len(test_views) and good["tracked"] >= 0.8 * len(test_views)
+
+
+def test_another_camera_and_determinism(survey, map_dir, test_views):
+    """A frame of another size is localized as well, and twice the same way."""
+    import cv2
+
+    image, truth = test_views[0]
+    camera = survey.camera.resized(320, 240)
+    localizer, large = Localizer.load(map_dir), cv2.resize(image, (320, 240), interpolation=cv2.INTER_CUBIC)
+    first, second = (localizer.localize(large, camera) for _ in range(2))
+    assert first.pose.distance(truth)[0] < 0.05
+    assert (first.pose.matrix() == second.pose.matrix()).all()
+    with pytest.raises(ValueError, match="160x120"):
+        localizer.localize(image, camera)
+
+
+def test_lost_rather_than_wrong(survey, map_dir, test_views):
+    """Blank frames and pictures of other places give no pose; a prior elsewhere is overruled by what the frame shows."""
+    from skimage import data, transform
+
+    localizer, camera = Localizer.load(map_dir), survey.camera
+    for name in ("coffee", "astronaut", "chelsea", "rocket"):
+        other = (255 * transform.resize(getattr(data, name)(), (camera.height, camera.width), anti_aliasing=True)).astype(np.uint8)
+        for prior in (None, test_views[0][1]):
+            found = localizer.localize(other, camera, prior)
+            assert found.verdict == "lost" and found.pose is None and found.covariance is None
+    assert localizer.localize(np.zeros((camera.height, camera.width, 3), np.uint8), camera).verdict == "lost"
+    image, truth = test_views[0]
+    kidnapped = Pose(truth.rotation, truth.translation + [2.0, 0.0, 0.0])
+    found = localizer.localize(image, camera, kidnapped)
+    assert found.verdict == "relocalized" and found.pose.distance(truth)[0] < 0.05
+
+
+def test_odometry_that_drifts(survey, tmp_path):
+    """Structure from motion takes over from poses that do not fit; scale and gravity come from them all the same."""
+    random, poses = np.random.default_rng(1), []
+    for index, pose in enumerate(survey.poses):
+        drift = Pose(Rotation.from_euler("z", 3.0 * index / len(survey), degrees=True).as_matrix(), np.array([0.08, 0.02, 0.0]) * index / len(survey))
+        poses.append(displaced(drift @ pose, random, 0.02, 1.0))
+    info = build_map(with_poses(survey, poses), tmp_path / "map")
+    mapped = _read_own_transforms(tmp_path / "map" / "transforms.json")
+    truth = {(survey.root / name).resolve(): pose for name, pose in zip(survey.names, survey.poses)}
+    pairs = [(pose, truth[mapped.path(i).resolve()]) for i, pose in enumerate(mapped.poses)]
+    scale, rotation, _ = similarity(np.array([p.translation for p, _ in pairs]), np.array([t.translation for _, t in pairs]))
+    assert info["registered"] >= 0.9 * len(survey) and abs(scale - 1) < 0.02
+    assert np.degrees(np.arccos(rotation[2, 2])) < 1.0  # gravity
+    assert np.median([p.distance(t)[0] for p, t in pairs]) < 0.08
+
+
+def test_no_odometry(survey, tmp_path):
+    """Without prior poses the map is right up to a similarity, upright, and says that its scale is unknown."""
+    info = build_map(with_poses(survey, [None] * len(survey)), tmp_path / "map")
+    assert info["scale"] == "unknown" and info["prior_fit"] is None
+    mapped = _read_own_transforms(tmp_path / "map" / "transforms.json")
+    truth = {(survey.root / name).resolve(): pose for name, pose in zip(survey.names, survey.poses)}
+    true = [truth[mapped.path(i).resolve()] for i in range(len(mapped))]
+    fit = align_poses(mapped.poses, true)
+    assert len(mapped) >= 0.7 * len(survey) and fit.position_error < 0.02 and fit.rotation_error < 0.5
+    assert fit.rotation[2, 2] > 0.95
+
+
+def test_refuses(survey, tmp_path):
+    """Surveys that cannot be registered, and maps that are damaged, give one sentence."""
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for index in range(5):
+        write_image(flat / f"{index}.png", np.full((120, 160, 3), 40 * index, np.uint8))
+    blank = PosedImages(survey.camera, flat, tuple(f"{i}.png" for i in range(5)), survey.poses[:5])
+    with pytest.raises(OmniadError, match="texture"):
+        build_map(blank, tmp_path / "blank")
+    random = np.random.default_rng(0)
+    for index in range(5):
+        write_image(flat / f"{index}.png", random.integers(0, 256, (120, 160, 3), np.uint8))
+    with pytest.raises(OmniadError, match="registered"):
+        build_map(blank, tmp_path / "noise")
+    with pytest.raises(OmniadError, match="at least 3"):
+        build_map(survey.subset([0, 1]), tmp_path / "few")
+    (tmp_path / "noise" / "sfm").mkdir(exist_ok=True)
+    with pytest.raises(OmniadError, match="build the site again"):
+        Localizer.load(tmp_path / "noise")
