@@ -148,6 +148,21 @@ def sign(rng: np.random.Generator, text: str, color, symbol: str, size: int = 19
     return _uint8(image * (1 + 0.03 * grain(rng, size, 0.8))[..., None])
 
 
+def marking(rng: np.random.Generator, width: int = 256, height: int = 128) -> np.ndarray:
+    """A worn field painted on the floor: an arrow and a stencilled word."""
+    color, ink = [((212, 172, 40), (40, 38, 34)), ((60, 96, 150), (214, 214, 208)), ((190, 190, 184), (60, 60, 60))][rng.integers(0, 3)]
+    image = np.full((height, width, 3), color, float)
+    text = str(rng.choice(["KEEP CLEAR", "LANE 2", "PUMPS", "EXIT", "NO PARKING"]))
+    cv2.arrowedLine(image, (width // 8, height // 3), (7 * width // 8, height // 3), tuple(map(float, ink)), 9, cv2.LINE_AA, 0, 0.15)
+    scale = min(1.2, width * 0.85 / (19.0 * len(text)))
+    text_width = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, scale, 2)[0][0]
+    place = ((width - text_width) // 2, int(0.86 * height))
+    cv2.putText(image, text, place, cv2.FONT_HERSHEY_DUPLEX, scale, tuple(map(float, ink)), 2, cv2.LINE_AA)
+    wear = np.clip(1.5 * (grain(rng, width, 1.0)[:height] - 0.9), 0, 1)
+    image = image * (1 + 0.08 * grain(rng, width, 0.6)[:height])[..., None]
+    return _uint8(_blend(image, (116, 114, 110), 0.85 * wear))
+
+
 def dial(rng: np.random.Generator, unit: str, size: int = 192) -> np.ndarray:
     """A gauge's face without its needle: ticks, numbers, green and red arcs; on square paper."""
     image = np.full((size, size, 3), (236, 234, 226), np.uint8)

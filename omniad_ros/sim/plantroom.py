@@ -15,7 +15,7 @@ from omniad_ros.sim import plant_textures as paints
 from omniad_ros.sim.anomalies import Anomaly, plan
 from omniad_ros.sim.builder import ALONG_X, ALONG_Y, Builder, turned
 from omniad_ros.sim.shapes import box, cylinder, plate, sheet, tube
-from omniad_ros.sim.stage import Stage
+from omniad_ros.sim.stage import Edit, Stage
 from omniad_ros.sim.textures import label
 
 HALF = 3.8
@@ -45,8 +45,9 @@ class PlantRoom:
         strays = [builder.rng.choice(loose.STRAY)(builder, f"stray{i}", (*free[i], 0)) for i in range(2)]
         spills = [loose.spill(builder, f"spill{i}", (*free[2 + i], 0)) for i in range(2)]
         _lights(builder, light)
+        _robot(builder)
         spec.worldbody.add_body(name="eye", mocap=True).add_camera(name="eye")
-        hidden = [*strays, *spills, "tank/level low"]
+        hidden = [*strays, *spills, "tank/level low", "robot"]
         self.stage = Stage(builder.compile(), camera, hidden)
         self.anomalies: list[Anomaly] = []
         if anomalies:
@@ -60,6 +61,17 @@ class PlantRoom:
     def image(self, pose: Pose) -> np.ndarray:
         """What a camera at ``pose`` (world_from_camera, optical) sees; uint8 RGB (H, W, 3), free of noise."""
         return self.stage.image(pose)
+
+    def overview(self, base: Pose | None = None, corner: int = 0) -> np.ndarray:
+        """The room from above a corner (0 to 3) of the lane, with the robot at ``base`` (world_from_base); as `image`."""
+        edits = [edit for anomaly in self.anomalies for edit in anomaly.edits]
+        if base is not None:
+            self.stage.place("robot", base)
+            self.stage.edit([*edits, Edit("robot", visible=True)])
+        eye = turned(90 * corner).apply([HALF - 0.9, HALF - 0.9, 2.3])
+        image = self.stage.image(Pose.look_at(eye, (0, 0, 0.35)))
+        self.stage.edit(edits)
+        return image
 
     def labels(self, pose: Pose) -> np.ndarray:
         """uint8 (H, W): 0 where the view is normal, 1 + i where ``anomalies[i]`` visibly changed it."""
@@ -104,17 +116,12 @@ def _shell(builder: Builder) -> None:
         for y in np.arange(-2.6, 2.7, 1.3):
             builder.add(world, box(0.07, 0.55, 0.004), "white line", around.apply([3.2, y, 0.002]), around)
     for index in range(8):
-        image = label(rng, 160, 110, 1) if index % 2 else paints.tread(rng, 128)
+        angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(2.3, 3.4)
+        image = paints.tread(rng, 128) if index % 2 else paints.marking(rng)
+        size = (0.5, 0.36) if index % 2 else (0.6, 0.3)
         decal = builder.material(f"decal{index}", image)
-        lying = turned(float(rng.uniform(0, 360))) * ALONG_Y * ALONG_X
-        angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(2.3, 3.3)
-        size = (0.42, 0.29) if index % 2 else (0.4, 0.4)
-        builder.add(world, plate(*size, 0.006), decal, (radius * np.cos(angle), radius * np.sin(angle), 0.003), _flat(lying))
-
-
-def _flat(turn):
-    """A plate that lies face up, turned about z."""
-    return turned(float(turn.as_euler("xyz", degrees=True)[2])) * ALONG_X.inv()
+        flat = turned(float(rng.uniform(0, 360))) * ALONG_X.inv()
+        builder.add(world, plate(*size, 0.006), decal, (radius * np.cos(angle), radius * np.sin(angle), 0.003), flat)
 
 
 def _walls(builder: Builder) -> None:
@@ -228,13 +235,32 @@ def _floor_things(builder: Builder) -> tuple[dict[str, np.ndarray], list[np.ndar
     return standing, slots[6:]
 
 
+def _robot(builder: Builder) -> None:
+    """The patrol robot as others see it; its own pictures are taken without it."""
+    rng = builder.rng
+    body = builder.spec.worldbody.add_body(name="robot", mocap=True)
+    hull = builder.material("robot/hull", paints.paint(rng, equipment.PAINTS["orange"], wear=0.3), 0.4, 0.5)
+    name = builder.material("robot/name", label(rng, 160, 60, 1))
+    builder.add(body, box(0.46, 0.28, 0.13), hull, (-0.05, 0, 0.15))
+    builder.add(body, box(0.4, 0.24, 0.03), "dark", (-0.05, 0, 0.23))
+    for side in (-1, 1):
+        builder.add(body, cylinder(0.08, 0.04, 20), "dark", (0, 0.18 * side, 0.08), ALONG_Y)
+        builder.add(body, cylinder(0.04, 0.05, 12), "steel", (0, 0.18 * side, 0.08), ALONG_Y)
+        builder.add(body, plate(0.2, 0.075), name, (-0.14, 0.142 * side, 0.16), turned(90 * side))
+    builder.add(body, cylinder(0.04, 0.05, 12), "steel", (-0.2, 0, 0.04), ALONG_Y)
+    builder.add(body, cylinder(0.02, 0.46, 10), "steel", (0, 0.02, 0.45))
+    builder.add(body, cylinder(0.05, 0.06, 16), "dark", (-0.16, 0, 0.275))
+    builder.add(body, box(0.12, 0.07, 0.07), "dark", (0, 0.03, 0.68))
+    builder.add(body, cylinder(0.024, 0.03, 14), "steel", (0, 0.075, 0.68), ALONG_Y)
+
+
 def _lights(builder: Builder, light: float) -> None:
     rng, world = builder.rng, builder.spec.worldbody
     angle = rng.uniform(0, 2 * np.pi) + 0.5 * light
     tint = np.array([1.0, 0.97, 0.92]) * (1 + rng.uniform(-0.03, 0.03, 3)) * (1 - light * np.array([0.25, 0.32, 0.42]))
     lamp = np.array([0.8 * np.cos(angle), 0.8 * np.sin(angle), 4.4])
     world.add_light(pos=lamp, dir=[-0.1 * lamp[0], -0.1 * lamp[1], -1], cutoff=52, exponent=4, castshadow=True,
-                    diffuse=0.72 * tint, ambient=[0.0] * 3, specular=[0.3] * 3)  # fmt: skip
+                    diffuse=0.64 * tint, ambient=[0.0] * 3, specular=[0.3] * 3)  # fmt: skip
     builder.spec.visual.headlight.ambient = 0.46 * tint
     for side in (0.8, 2.9, 5.0):  # fill light from the sides, so that upright surfaces are lit all around
         direction = np.array([np.cos(angle + side), np.sin(angle + side), 0.6])

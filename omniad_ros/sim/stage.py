@@ -67,6 +67,7 @@ class Stage:
         self.model, self.camera = model, camera
         self.data = mujoco.MjData(model)
         model.camera("eye").fovy = np.degrees(2 * np.arctan(0.5 * camera.height / camera.fy))
+        model.vis.global_.offwidth, model.vis.global_.offheight = camera.width, camera.height
         self._renderer = mujoco.Renderer(model, camera.height, camera.width)
         self._option = mujoco.MjvOption()
         self._option.geomgroup[:] = 1
@@ -117,10 +118,14 @@ class Stage:
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
 
-    def _look(self, pose: Pose) -> None:
-        mocap = self.model.body("eye").mocapid[0]
+    def place(self, name: str, pose: Pose) -> None:
+        """Put a mocap body at ``pose`` (world_from_body)."""
+        mocap = self.model.body(name).mocapid[0]
         self.data.mocap_pos[mocap] = pose.translation
-        self.data.mocap_quat[mocap] = wxyz(Rotation.from_matrix(pose.rotation @ OPENGL_FROM_OPTICAL))
+        self.data.mocap_quat[mocap] = wxyz(Rotation.from_matrix(pose.rotation))
+
+    def _look(self, pose: Pose) -> None:
+        self.place("eye", Pose(pose.rotation @ OPENGL_FROM_OPTICAL, pose.translation))
         self.refresh()
         self._renderer.update_scene(self.data, "eye", self._option)
 
@@ -137,7 +142,7 @@ class Stage:
             pairs = self._renderer.render()
         finally:
             self._renderer.disable_segmentation_rendering()
-        geom = (pairs[..., 1] == mujoco.mjtObj.mjOBJ_GEOM) & (pairs[..., 0] >= 0)
+        geom = (pairs[..., 1] == int(mujoco.mjtObj.mjOBJ_GEOM)) & (pairs[..., 0] >= 0)
         return np.where(geom, self.model.geom_bodyid[np.where(geom, pairs[..., 0], 0)], -1).astype(np.int32)
 
     def compare(self, pose: Pose, groups: Sequence[Sequence[Edit]]) -> tuple[np.ndarray, np.ndarray]:
