@@ -1,38 +1,26 @@
 """Detections of many frames → tracks: anomalies at one place in the map, confirmed over several views.
 
-One view knows well in which direction an anomaly lies, and badly how far: the reference's depth is that of the normal
-place, which for an added object is what stands behind it. So a track keeps the rays of its views, each with its depth as a
-weak hint, and its place is their robust weighted intersection; how sure that place is also decides which detections of the
-next frame may belong to it.
+How sure a track's place is (see `sightings`) decides which detections of the next frame may belong to it; a track counts
+once views from different directions agree on the place, and ends when the place is seen normal again.
 """
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 
+from omniad_ros import sightings
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Camera, Pose
+from omniad_ros.sightings import Detected, Hypothesis, Ray, Snapshot, Track, ray_of, unit
+
+__all__ = ["Snapshot", "Track", "Tracker", "TrackerOptions"]
 
 FORMAT = "omniad-tracks"
 VERSION = 1
-Snapshot = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Frame uint8 (H, W, 3), reference view uint8 (H, W, 3), heatmap uint8 (H, W), all of one view."""
-
-
-class Detected(Protocol):
-    """What tracking needs of the detection wing's `Detection`."""
-
-    box: tuple
-    area: int
-    score: float
-    kind: str
-    center: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -61,128 +49,12 @@ class TrackerOptions:
     rays: int = 40
 
 
-@dataclass(frozen=True)
-class Track:
-    """An anomaly at one place.
-
-    id: positive and stable once confirmed, negative before; center: (3,) metres in the map; size: (3,) metres along the
-    map's axes; score: in [0, 1], mean over views; kind: "missing", "added" or "changed"; views: frames that showed it;
-    first_seen, last_seen: stamps in seconds; snapshot: its best view, with snapshot_box (x0, y0, x1, y1) in its pixels.
-    """
-
-    id: int
-    center: np.ndarray
-    size: np.ndarray
-    score: float
-    kind: str
-    views: int
-    first_seen: float
-    last_seen: float
-    confirmed: bool
-    snapshot: Snapshot | None = None
-    snapshot_box: tuple[int, int, int, int] | None = None
-
-
-@dataclass
-class _Ray:
-    """One view of an anomaly: from where, in which unit direction, and what the reference's depth hints."""
-
-    origin: np.ndarray
-    direction: np.ndarray
-    range: float
-    width: float
-    """Angular width and height of the region, as tangents."""
-    height: float
-    clipped: bool
-    """The region touches the frame's border, so its middle says less."""
-
-    @property
-    def lateral(self) -> float:
-        """Standard deviation across the ray, metres at the hinted range."""
-        return self.range * ((0.4 if self.clipped else 0.15) * math.hypot(self.width, self.height) + 0.01)
-
-    @property
-    def along(self) -> float:
-        return 0.25 * self.range
-
-
-@dataclass
-class _Hypothesis:
-    """A track's changeable state."""
-
-    id: int
-    first_seen: float
-    last_seen: float
-    rays: list[_Ray] = field(default_factory=list)
-    votes: dict[str, float] = field(default_factory=dict)
-    score_sum: float = 0.0
-    views: int = 0
-    chances: int = 0
-    """Frames that should have shown it, those that did included."""
-    misses: int = 0
-    unseen: int = 0
-    """Frames since the last that showed it, whether they could show it or not."""
-    disagreement: float = 0.0
-    confirmed: bool = False
-    snapshot: Snapshot | None = None
-    snapshot_box: tuple[int, int, int, int] | None = None
-    snapshot_worth: float = -1.0
-    center: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    covariance: np.ndarray = field(default_factory=lambda: np.eye(3))
-    size: np.ndarray = field(default_factory=lambda: np.zeros(3))
-
-    def locate(self) -> None:
-        """Intersect the rays: least squares in information form, reweighted so that stray views lose (Cauchy weights)."""
-        origins = np.stack([ray.origin for ray in self.rays])
-        directions = np.stack([ray.direction for ray in self.rays])
-        ranges = np.array([ray.range for ray in self.rays])
-        lateral = np.array([ray.lateral for ray in self.rays])
-        # The hints of one side share one error (the same background), so together they count as one.
-        along = np.array([ray.along for ray in self.rays]) * math.sqrt(len(self.rays))
-        parallel = directions[:, :, None] * directions[:, None, :]
-        across = np.eye(3) - parallel
-        means = origins + ranges[:, None] * directions
-        weights = np.ones(len(self.rays))
-        for _ in range(6):
-            informations = (weights / lateral**2)[:, None, None] * across + (weights / along**2)[:, None, None] * parallel
-            information = informations.sum(0)
-            center = np.linalg.solve(information, np.einsum("nij,nj->i", informations, means))
-            offsets = center - means
-            sideways = np.linalg.norm(np.einsum("nij,nj->ni", across, offsets), axis=1) / lateral
-            weights = 1 / (1 + (sideways / 2) ** 2)
-        self.center, self.disagreement = center, float(np.sqrt(np.mean(np.square(sideways))))
-        distances = np.maximum(np.einsum("ni,ni->n", center - origins, directions), 1e-6)
-        widths = np.median(distances * [ray.width for ray in self.rays])
-        self.size = np.array([widths, widths, np.median(distances * [ray.height for ray in self.rays])])
-        # views of one anomaly share errors, so certainty stops growing at a quarter of its size
-        self.covariance = np.linalg.inv(information) + np.eye(3) * (0.25 * self.size.max()) ** 2
-
-    def spread_degrees(self) -> float:
-        """The largest angle between two of the directions from which it was seen."""
-        towards = _unit(self.center - np.stack([ray.origin for ray in self.rays]))
-        return math.degrees(math.acos(float(np.clip((towards @ towards.T).min(), -1, 1))))
-
-    def add(self, ray: _Ray, limit: int) -> None:
-        self.rays.append(ray)
-        if len(self.rays) > limit:
-            # the ray that tells least is the one nearest in direction to its successor
-            directions = np.stack([r.direction for r in self.rays])
-            del self.rays[int(np.argmax((directions[:-1] * directions[1:]).sum(1)))]
-
-    def track(self) -> Track:
-        kind = max(self.votes, key=self.votes.get)
-        return Track(
-            self.id, self.center.copy(), self.size.copy(), self.score_sum / self.views, kind, self.views,
-            self.first_seen, self.last_seen, self.confirmed, self.snapshot, self.snapshot_box,
-        )  # fmt: skip
-
-
 class Tracker:
     """Associates detections over frames. One tracker per patrol; not safe for several threads."""
 
     def __init__(self, options: TrackerOptions | None = None):
         self.options = options or TrackerOptions()
-        self._hypotheses: list[_Hypothesis] = []
+        self._hypotheses: list[Hypothesis] = []
         self._gone: list[Track] = []
         self._created = self._confirmed = 0
 
@@ -211,7 +83,7 @@ class Tracker:
         reference's, NaN where not covered; snapshot: (frame uint8 (H, W, 3), reference uint8 (H, W, 3), heatmap
         (H, W), float in [0, 1] or uint8).
         """
-        seen = [(d, ray) for d in detections if (ray := _ray(d, camera, pose, depth)) is not None]
+        seen = [(d, ray) for d in detections if (ray := ray_of(d, camera, pose, depth)) is not None]
         matched: set[int] = set()
         for hypothesis in self._hypotheses:
             hypothesis.unseen += 1
@@ -225,7 +97,7 @@ class Tracker:
         for index, pair in enumerate(seen):
             if index not in matched:
                 self._created += 1
-                hypothesis = _Hypothesis(-self._created, stamp_seconds, stamp_seconds)
+                hypothesis = Hypothesis(-self._created, stamp_seconds, stamp_seconds)
                 self._observe(hypothesis, [pair], stamp_seconds, camera, snapshot)
                 self._hypotheses.append(hypothesis)
         self._expire()
@@ -233,7 +105,7 @@ class Tracker:
         self._confirm()
         return self.tracks
 
-    def _associate(self, rays: list[_Ray], camera: Camera, pose: Pose) -> list[tuple[_Hypothesis, list[int]]]:
+    def _associate(self, rays: list[Ray], camera: Camera, pose: Pose) -> list[tuple[Hypothesis, list[int]]]:
         """Best one-to-one pairs within the gate; further regions inside a matched track's outline are parts of it."""
         from scipy.optimize import linear_sum_assignment
 
@@ -253,7 +125,7 @@ class Tracker:
                     matches[row].append(column)
         return [(self._hypotheses[row], columns) for row, columns in matches.items()]
 
-    def _distance(self, hypothesis: _Hypothesis, ray: _Ray, camera: Camera, pose: Pose) -> float:
+    def _distance(self, hypothesis: Hypothesis, ray: Ray, camera: Camera, pose: Pose) -> float:
         """Mahalanobis distance across the ray; infinite where the two cannot be the same."""
         offset = hypothesis.center - ray.origin
         distance = float(offset @ ray.direction)
@@ -273,7 +145,7 @@ class Tracker:
         spread = basis @ hypothesis.covariance @ basis.T + np.eye(2) * lateral**2
         return math.sqrt(float(innovation @ np.linalg.solve(spread, innovation)))
 
-    def _observe(self, hypothesis: _Hypothesis, parts, stamp: float, camera: Camera, snapshot: Snapshot | None) -> None:
+    def _observe(self, hypothesis: Hypothesis, parts, stamp: float, camera: Camera, snapshot: Snapshot | None) -> None:
         detection, ray = max(parts, key=lambda part: part[0].area * part[0].score)
         hypothesis.add(ray, self.options.rays)
         hypothesis.views += 1
@@ -292,7 +164,7 @@ class Tracker:
             hypothesis.snapshot_box = tuple(round(float(v)) for v in detection.box)
             hypothesis.snapshot_worth = worth
 
-    def _should_show(self, hypothesis: _Hypothesis, camera: Camera, pose: Pose, depth: np.ndarray) -> bool:
+    def _should_show(self, hypothesis: Hypothesis, camera: Camera, pose: Pose, depth: np.ndarray) -> bool:
         """Whether this view must show the anomaly if it is there: inside the frame, covered, not hidden, near enough."""
         local = pose.inverse().apply(hypothesis.center)
         if local[2] <= 0:
@@ -305,8 +177,8 @@ class Tracker:
         seen_from = np.array([np.linalg.norm(hypothesis.center - ray.origin) for ray in hypothesis.rays])
         if distance > 1.2 * seen_from.max():
             return False
-        towards = _unit(hypothesis.center - np.stack([ray.origin for ray in hypothesis.rays]))
-        alike = float((towards @ _unit(hypothesis.center - pose.translation)).max())
+        towards = unit(hypothesis.center - np.stack([ray.origin for ray in hypothesis.rays]))
+        alike = float((towards @ unit(hypothesis.center - pose.translation)).max())
         if alike < math.cos(math.radians(self.options.same_side_degrees)):
             return False
         x0, y0 = np.maximum(np.floor([u - half[0], v - half[1]]), 0).astype(int)
@@ -331,7 +203,7 @@ class Tracker:
     def _merge(self) -> None:
         """Two tracks that turn out to be at one place become the older one (confirmed before tentative)."""
         order = sorted(self._hypotheses, key=lambda h: (not h.confirmed, abs(h.id)))
-        kept: list[_Hypothesis] = []
+        kept: list[Hypothesis] = []
         for young in order:
             old = next((old for old in kept if _same_place(old, young)), None)
             if old is None:
@@ -371,7 +243,7 @@ class Tracker:
             "version": VERSION,
             "created": self._created,
             "confirmed": self._confirmed,
-            "tracks": [_hypothesis_to_dict(hypothesis) for hypothesis in self._hypotheses],
+            "tracks": [sightings.to_dict(hypothesis) for hypothesis in self._hypotheses],
         }
 
     @classmethod
@@ -382,98 +254,16 @@ class Tracker:
         tracker = cls(options)
         try:
             tracker._created, tracker._confirmed = int(data["created"]), int(data["confirmed"])
-            tracker._hypotheses = [_hypothesis_from_dict(entry) for entry in data["tracks"]]
+            tracker._hypotheses = [sightings.from_dict(entry) for entry in data["tracks"]]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise OmniadError("the saved tracks are damaged; delete them to start clean") from error
         return tracker
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-
-
-def _same_place(old: _Hypothesis, young: _Hypothesis) -> bool:
+def _same_place(old: Hypothesis, young: Hypothesis) -> bool:
     distance = float(np.linalg.norm(old.center - young.center))
     if distance > 0.35 * float(old.size.max() + young.size.max()):
         return False
     # side by side in one frame they are two things, unless one lies in the other
     apart = old.unseen == young.unseen == 0 and min(old.views, young.views) > 1
     return distance < 0.2 * float(old.size.max() + young.size.max()) or not apart
-
-
-def _ray(detection: Detected, camera: Camera, pose: Pose, depth: np.ndarray) -> _Ray | None:
-    """The ray through the middle of a region; None where the reference has no depth there."""
-    x0, y0, x1, y1 = (float(v) for v in detection.box)
-    window = depth[max(0, math.floor(y0)) : math.ceil(y1), max(0, math.floor(x0)) : math.ceil(x1)]
-    window = window[np.isfinite(window)]
-    if window.size == 0 or x1 <= x0 or y1 <= y0:
-        return None
-    direction = np.array([(0.5 * (x0 + x1) - camera.cx) / camera.fx, (0.5 * (y0 + y1) - camera.cy) / camera.fy, 1.0])
-    length = float(np.linalg.norm(direction))
-    if detection.kind == "added" or detection.center is None:
-        # what was added stands in front of all that the reference shows there, and mostly on its nearest part
-        z = float(np.percentile(window, 10))
-    else:
-        z = float(pose.inverse().apply(np.asarray(detection.center, float))[2])
-    if not math.isfinite(z) or z <= 0:
-        return None
-    clipped = x0 <= 2 or y0 <= 2 or x1 >= camera.width - 2 or y1 >= camera.height - 2
-    return _Ray(
-        pose.translation.copy(), pose.rotation @ (direction / length), z * length,
-        (x1 - x0) / camera.fx / length, (y1 - y0) / camera.fy / length, clipped,
-    )  # fmt: skip
-
-
-def _hypothesis_to_dict(hypothesis: _Hypothesis) -> dict:
-    data = {
-        key: value for key, value in vars(hypothesis).items()
-        if key not in ("rays", "snapshot", "center", "covariance", "size", "disagreement")
-    }  # fmt: skip
-    data["rays"] = [
-        {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in asdict(ray).items()}
-        for ray in hypothesis.rays
-    ]
-    data["snapshot"] = None if hypothesis.snapshot is None else [_encode(image) for image in hypothesis.snapshot]
-    return data
-
-
-def _hypothesis_from_dict(data: dict) -> _Hypothesis:
-    rays = [
-        _Ray(_vector(r["origin"]), _unit(_vector(r["direction"])), *(float(r[k]) for k in ("range", "width", "height")), bool(r["clipped"]))
-        for r in data["rays"]
-    ]
-    if not rays or not isinstance(data["votes"], dict) or not data["votes"]:
-        raise ValueError("a track without views")
-    box = data["snapshot_box"]
-    hypothesis = _Hypothesis(
-        int(data["id"]), float(data["first_seen"]), float(data["last_seen"]), rays,
-        {str(kind): float(vote) for kind, vote in data["votes"].items()}, float(data["score_sum"]), int(data["views"]),
-        int(data["chances"]), int(data["misses"]), int(data["unseen"]), 0.0, bool(data["confirmed"]),
-        None if data["snapshot"] is None else tuple(_decode(text) for text in data["snapshot"]),
-        None if box is None else tuple(int(v) for v in box), float(data["snapshot_worth"]),
-    )  # fmt: skip
-    hypothesis.locate()
-    return hypothesis
-
-
-def _vector(values) -> np.ndarray:
-    vector = np.asarray(values, dtype=np.float64)
-    if vector.shape != (3,) or not np.isfinite(vector).all():
-        raise ValueError("not a finite vector")
-    return vector
-
-
-def _encode(image: np.ndarray) -> str:
-    import cv2
-
-    data = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return base64.b64encode(cv2.imencode(".jpg", data, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()).decode()
-
-
-def _decode(text: str) -> np.ndarray:
-    import cv2
-
-    image = cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise ValueError("not an image")
-    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

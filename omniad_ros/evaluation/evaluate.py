@@ -21,12 +21,12 @@ from omniad_ros.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.geometry import Camera, Rectifier
 from omniad_ros.site import Site, write_image, write_json
 from omniad_ros.survey import read_survey
-from omniad_ros.survey.pictures import read_picture
+from omniad_ros.survey.pictures import check_picture, read_picture
 from omniad_ros.survey.source import LONGEST_SIDE, SurveySource
 
 SUCCESS_METRES, SUCCESS_DEGREES = 0.05, 2.0
 STAGES = ("localize", "render", "detect", "total")
-OWN_FILES = ("site", "survey", "metrics.json", "contact_sheet.jpg")
+OWN_FILES = ("site", "survey", "contact_sheet.jpg")
 
 
 def evaluate_datasets(
@@ -46,6 +46,7 @@ def evaluate_datasets(
     names = [root.resolve().name for root in roots]
     if len(set(names)) < len(names):
         names = [f"{index}-{name}" for index, name in enumerate(names)]
+    _check_out(out, *names)
     for root in roots:
         read_dataset(root)  # a bad one is told before hours are spent on the others
     results = {}
@@ -76,7 +77,9 @@ def evaluate_dataset(
 
     dataset, out = read_dataset(root), Path(out)
     source = _survey_of(dataset, site)
-    _check_out(out)
+    _check_out(out, *OWN_FILES)
+    for frame in dataset.frames:
+        check_picture(frame.image)
     existed = out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -115,10 +118,10 @@ def _survey_of(dataset: Dataset, site) -> SurveySource | None:
         return None
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, *own: str) -> None:
     if out.exists() and not out.is_dir():
         raise OmniadError(f"{out} is a file; choose a folder")
-    foreign = [entry.name for entry in out.iterdir() if entry.name not in OWN_FILES] if out.exists() else []
+    foreign = [entry.name for entry in out.iterdir() if entry.name not in (*own, "metrics.json")] if out.exists() else []
     if foreign:
         raise OmniadError(f"{out} is not empty (it holds {foreign[0]}); choose an empty output folder")
 

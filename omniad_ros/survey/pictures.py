@@ -62,7 +62,7 @@ def check_pictures(paths: Sequence[Path], progress: Progress = quiet) -> tuple[i
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         facts = []
-        for path, fact in zip(paths, pool.map(_check, paths)):
+        for path, fact in zip(paths, pool.map(check_picture, paths)):
             facts.append(fact)
             progress(len(facts) / len(paths), f"checking {path.name}")
     size = facts[0][:2]
@@ -75,7 +75,8 @@ def check_pictures(paths: Sequence[Path], progress: Progress = quiet) -> tuple[i
     return *size, all(fact[2] for fact in facts)
 
 
-def _check(path: Path) -> tuple[int, int, bool]:
+def check_picture(path: Path) -> tuple[int, int, bool]:
+    """(width, height, whether the file may be used as it is). Raises OmniadError where it is no whole image."""
     from PIL import Image
 
     try:
