@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-from geometry_msgs.msg import Point, PoseStamped, PoseWithCovarianceStamped, Quaternion
+from geometry_msgs.msg import Point, PoseStamped, PoseWithCovarianceStamped, Quaternion, TransformStamped, Vector3
 from geometry_msgs.msg import Pose as PoseMessage
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
@@ -247,6 +247,15 @@ def pose_with_covariance(pose: Pose, covariance: np.ndarray, header: Header) -> 
     message = PoseWithCovarianceStamped(header=header)
     message.pose.pose = pose_message(pose)
     message.pose.covariance = np.ascontiguousarray(covariance, dtype=np.float64).reshape(36)
+    return message
+
+
+def transform_message(pose: Pose, header: Header, child_frame_id: str) -> TransformStamped:
+    """parent_from_child, for /tf."""
+    message = TransformStamped(header=header, child_frame_id=child_frame_id)
+    x, y, z = map(float, pose.translation)
+    message.transform.translation = Vector3(x=x, y=y, z=z)
+    message.transform.rotation = pose_message(pose).orientation
     return message
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from geometry_msgs.msg import Quaternion, TransformStamped, Vector3
 from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Header
@@ -84,10 +83,5 @@ class Transforms:
         """Often and with the present stamp, so that others need not extrapolate between two frames."""
         if self.map_from_odom is None or not self.odom_frame.name:
             return
-        message = TransformStamped(child_frame_id=self.odom_frame.name)
-        message.header = Header(stamp=self.node.get_clock().now().to_msg(), frame_id=MAP_FRAME)
-        x, y, z = map(float, self.map_from_odom.translation)
-        message.transform.translation = Vector3(x=x, y=y, z=z)
-        qx, qy, qz, qw = map(float, self.map_from_odom.quaternion())
-        message.transform.rotation = Quaternion(x=qx, y=qy, z=qz, w=qw)
-        self._broadcaster.sendTransform(message)
+        header = Header(stamp=self.node.get_clock().now().to_msg(), frame_id=MAP_FRAME)
+        self._broadcaster.sendTransform(messages.transform_message(self.map_from_odom, header, self.odom_frame.name))

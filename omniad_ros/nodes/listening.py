@@ -1,0 +1,120 @@
+"""Hears a patrol over DDS, as any other program could, and writes down what is said of each frame."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image
+
+from omniad_ros.nodes import messages
+from omniad_ros.nodes.managed import NAMESPACE, OUTPUT, STREAM
+from omniad_ros.nodes.sim_robot import camera_parameters
+
+
+class PatrolListener:
+    """Subscribes to the inspector and the robot while the ``with`` block lasts; `spin` from one thread.
+
+    Heatmaps go to ``out/heatmaps/<stamp>.png`` (16 bits), overlays to ``out/pictures/<stamp>.jpg``, no side longer than given.
+    """
+
+    def __init__(self, environment: Mapping[str, str], out: Path, heatmap_side: int, picture_side: int):
+        self._environment, self._out = environment, out
+        self._heatmap_side, self._picture_side = heatmap_side, picture_side
+        self.progress = 0.0
+        self._frames: dict[int, dict] = {}
+        self._heatmaps: set[int] = set()
+        self._poses: dict[int, list] = {}
+        self._odometry: dict[int, list] = {}
+        camera = camera_parameters()
+        self._base_from_camera = messages.extrinsics(camera["camera_xyz"], camera["camera_rpy"])
+
+    def __enter__(self) -> PatrolListener:
+        before = {name: os.environ.get(name) for name in self._environment}
+        os.environ.update(self._environment)  # DDS reads them when the context begins
+        self._context = Context()
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        node = rclpy.create_node("patrol_listener", namespace=NAMESPACE, context=self._context)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(node)
+        for kind, topic, take, qos in (
+            (Image, "heatmap", self._take_heatmap, OUTPUT), (Image, "overlay", self._take_overlay, OUTPUT),
+            (PoseWithCovarianceStamped, "pose", self._take_pose, OUTPUT), (Odometry, "odom", self._take_odometry, STREAM),
+            (DiagnosticArray, "/diagnostics", self._take_diagnostics, OUTPUT),
+        ):  # fmt: skip
+            node.create_subscription(kind, topic, take, qos)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._executor.shutdown(timeout_sec=1.0)
+        self._context.try_shutdown()
+
+    def spin(self, seconds: float) -> None:
+        self._executor.spin_once(timeout_sec=seconds)
+
+    @property
+    def count(self) -> int:
+        """Frames inspected so far."""
+        return len(self._frames)
+
+    def frames(self) -> list[dict]:
+        """By stamp: stamp (ns), pose (4x4 map_from_camera, refined) or None, state, message, verdict, ms."""
+        frames = []
+        for stamp, frame in sorted(self._frames.items()):
+            refined = frame["verdict"] != "lost"
+            frames.append({"stamp": stamp, "pose": self._poses.get(stamp) if refined else None, **frame})
+        return frames
+
+    def odometry(self) -> list[dict]:
+        """Of the inspected frames: stamp (ns), odom_from_camera (4x4)."""
+        return [
+            {"stamp": stamp, "odom_from_camera": self._odometry[stamp]}
+            for stamp in sorted(self._frames)
+            if stamp in self._odometry
+        ]
+
+    def _take_heatmap(self, message: Image) -> None:
+        heatmap = messages.depth_from_image(message)
+        data = np.round(np.clip(_fitted(heatmap, self._heatmap_side), 0, 1) * 65535).astype(np.uint16)
+        cv2.imwrite(str(self._out / "heatmaps" / f"{messages.check_stamp(message.header)}.png"), data)
+
+    def _take_overlay(self, message: Image) -> None:
+        picture = _fitted(messages.image_to_rgb(message), self._picture_side)
+        path = self._out / "pictures" / f"{messages.check_stamp(message.header)}.jpg"
+        cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+
+    def _take_pose(self, message: PoseWithCovarianceStamped) -> None:
+        pose = messages.pose_from_message(message.pose.pose)
+        self._poses[messages.check_stamp(message.header)] = pose.matrix().tolist()
+
+    def _take_odometry(self, message: Odometry) -> None:
+        pose = messages.pose_from_message(message.pose.pose) @ self._base_from_camera
+        self._odometry[messages.check_stamp(message.header)] = pose.matrix().tolist()
+
+    def _take_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {pair.key: pair.value for pair in status.values}
+            if "progress" in values:
+                self.progress = float(values["progress"])
+            if "stamp" in values:
+                ms = {key[3:]: float(value) for key, value in values.items() if key.startswith("ms ")}
+                frame = {"state": values["state"], "verdict": values["verdict"], "message": status.message, "ms": ms}
+                self._frames.setdefault(int(values["stamp"]), frame)
+
+
+def _fitted(image: np.ndarray, longest: int) -> np.ndarray:
+    scale = longest / max(image.shape[:2])
+    size = round(image.shape[1] * scale), round(image.shape[0] * scale)
+    return image if scale >= 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
