@@ -53,15 +53,26 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=text[0].upper() + text[1:] + ".",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         sub.set_defaults(run=run)
         return sub
 
     demo = command("demo", run_demo, "run the whole chain on a simulated robot: survey, build, patrol, report")
-    demo.add_argument("--seed", type=int, default=0, help="which simulated site")
-    demo.add_argument("--out", type=Path, default=Path("omniad_demo"), help="where index.html and metrics.json go")
+    demo.add_argument("--seed", type=int, default=0, help="which simulated site (%(default)s)")
+    demo.add_argument(
+        "--out", type=Path, default=Path("omniad_demo"), help="where index.html and metrics.json go (%(default)s)"
+    )
+
+    survey = command(
+        "survey", run_survey, "make a survey out of a rosbag2 or a video: sharp keyframes, with odometry's poses"
+    )
+    survey.add_argument("recording", type=Path, metavar="BAG", help="rosbag2 (sqlite3 or MCAP) or a video")
+    survey.add_argument(
+        "--out", type=Path, required=True, metavar="SURVEY", help="folder of the survey; it must be empty"
+    )
+    for name, what in (("image", "images"), ("camera-info", "calibration"), ("odom", "odometry")):
+        survey.add_argument(f"--{name}", metavar="TOPIC", help=f"topic of the {what}; found by its type if not given")
 
     build = command("build", run_build, "build the site of a survey (map, radiance field, detector)")
     build.add_argument(
@@ -93,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _build_arguments(evaluate)
 
-    inspect = command("inspect", run_inspect, "inspect a folder of images without ROS")
+    inspect = command("inspect", run_inspect, "inspect recorded images, a video or a rosbag2, without ROS")
     inspect.add_argument("site", type=Path, metavar="SITE")
     inspect.add_argument(
         "images",
@@ -107,16 +118,18 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", run_run, "start the inspector and the renderer as ROS 2 processes (like inspect.launch.py)")
     run.add_argument("site", type=Path, metavar="SITE")
-    run.add_argument("--image", default="/camera/image_raw", help="topic of the camera's images")
-    run.add_argument("--camera-info", default="/camera/camera_info", help="topic of the camera's calibration")
-    run.add_argument("--odom", default="/odom", help="topic of the odometry")
+    run.add_argument("--image", default="/camera/image_raw", help="topic of the camera's images (%(default)s)")
+    run.add_argument(
+        "--camera-info", default="/camera/camera_info", help="topic of the camera's calibration (%(default)s)"
+    )
+    run.add_argument("--odom", default="/odom", help="topic of the odometry (%(default)s)")
     run.add_argument("--compressed", action="store_true", help="the image topic carries CompressedImage")
-    run.add_argument("--namespace", default="/omniad", help="namespace of the nodes")
+    run.add_argument("--namespace", default="/omniad", help="namespace of the nodes (%(default)s)")
     run.add_argument("--params-file", type=Path, help="ROS parameter file, as config/inspect.yaml")
 
     bench = command("bench", run_bench, "measure milliseconds a stage, frames a second and memory on this machine")
     bench.add_argument("site", type=Path, metavar="SITE")
-    bench.add_argument("--frames", type=int, default=30, help="how many frames are timed")
+    bench.add_argument("--frames", type=int, default=30, help="how many frames are timed (%(default)s)")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
 
     command("doctor", run_doctor, "say what is installed, what that enables, and what to do for the rest")
@@ -124,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--field", default="grid-field", help="nerfstudio method of the radiance field")
+    parser.add_argument("--field", default="grid-field", help="nerfstudio method of the radiance field (%(default)s)")
     parser.add_argument(
         "--field-option",
         action="append",
@@ -132,8 +145,10 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OPTION",
         help="an option of that method, as ns-train takes it (repeatable)",
     )
-    parser.add_argument("--longest-side", type=int, default=320, help="pixels at which field and detector are trained")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument(
+        "--longest-side", type=int, default=320, help="pixels at which field and detector are trained (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
 
 
 def _build_options(options: argparse.Namespace):
@@ -149,6 +164,21 @@ def run_demo(options: argparse.Namespace) -> None:
         table = run_demo(options.out, options.seed, progress)
     print(table)
     print(f"Report: {options.out / 'index.html'}\nFigures: {options.out / 'metrics.json'}")
+
+
+def run_survey(options: argparse.Namespace) -> None:
+    from omniad_ros.feedback import part
+    from omniad_ros.survey import export_survey, read_survey
+    from omniad_ros.survey.bag import BagOptions, is_bag, read_bag
+
+    with ProgressBar() as progress:
+        reading = part(progress, 0.0, 0.7)
+        if is_bag(options.recording):
+            source = read_bag(options.recording, BagOptions(options.image, options.camera_info, options.odom), reading)
+        else:
+            source = read_survey(options.recording, reading)
+        export_survey(source, options.out, part(progress, 0.7, 1.0))
+    print(f"{len(source)} keyframes\nSurvey: {options.out}")
 
 
 def run_build(options: argparse.Namespace) -> None:
