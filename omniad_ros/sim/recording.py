@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from omniad_ros.feedback import OmniadError, Progress, quiet
-from omniad_ros.geometry import Pose
-from omniad_ros.sim.plantroom import PlantRoom
+from omniad_ros.geometry import Camera, Pose
+from omniad_ros.sim.plantroom import CAMERA, PlantRoom
 from omniad_ros.sim.robot import RobotOptions, Route, Simulation
 from omniad_ros.site import PosedImages, write_image, write_json, write_transforms
 
@@ -18,7 +18,7 @@ VISIBLE_PIXELS = 40
 """A frame with fewer anomalous pixels counts as good."""
 
 
-def record_survey(seed: int, out: Path | str, progress: Progress = quiet) -> Path:
+def record_survey(seed: int, out: Path | str, progress: Progress = quiet, camera: Camera = CAMERA) -> Path:
     """Drive the survey round in the normal room of ``seed`` and return ``out``.
 
     Writes ``images/000.jpg``…, ``transforms.json`` (nerfstudio's format; the poses are odometry's) and
@@ -26,7 +26,7 @@ def record_survey(seed: int, out: Path | str, progress: Progress = quiet) -> Pat
     motion. Raises OmniadError where ``out`` holds something already.
     """
     out = _empty(out)
-    world = PlantRoom(seed)
+    world = PlantRoom(seed, camera=camera)
     robot = Simulation(world, Route.survey(seed), RobotOptions(speed=0.4))
     (out / "images").mkdir(parents=True)
     names, odometry, truth = [], [], []
@@ -47,7 +47,9 @@ def record_survey(seed: int, out: Path | str, progress: Progress = quiet) -> Pat
     return out
 
 
-def record_patrol(seed: int, out: Path | str, count: int = 60, light: float = 0.0, progress: Progress = quiet) -> Path:
+def record_patrol(
+    seed: int, out: Path | str, count: int = 60, light: float = 0.0, progress: Progress = quiet, camera: Camera = CAMERA
+) -> Path:
     """Drive one lap of the patrol past the anomalies of ``seed`` and return ``out``; frames are evenly spaced in time.
 
     Writes ``test/good/000.png`` and ``test/anomalous/001.png``… (numbered in the order driven, together),
@@ -56,7 +58,7 @@ def record_patrol(seed: int, out: Path | str, count: int = 60, light: float = 0.
     center, size, places}], world frame, metres) and ``camera.json``. Raises OmniadError where ``out`` holds something already.
     """
     out = _empty(out)
-    world = PlantRoom(seed, anomalies=True, light=light)
+    world = PlantRoom(seed, anomalies=True, light=light, camera=camera)
     robot = Simulation(world, Route.patrol(seed))
     for folder in ("test/good", "test/anomalous", "ground_truth/anomalous"):
         (out / folder).mkdir(parents=True)

@@ -165,10 +165,11 @@ class Stage:
         return image, labels
 
     def bounds(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Corners (3,), (3,) of the axis-aligned box around a body and all that hang on it, in the present state."""
-        corners = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), -1).reshape(-1, 3)
-        points = [
-            self.data.geom_xpos[g] + (self.model.geom_aabb[g, :3] + corners * self.model.geom_aabb[g, 3:]) @ self.data.geom_xmat[g].reshape(3, 3).T
-            for g in self.geoms(name)
-        ]  # fmt: skip
+        """Corners (3,), (3,) of the axis-aligned box around a body's meshes and all that hang on it, in the present state."""
+        model, points = self.model, []
+        for geom in self.geoms(name):
+            mesh = model.geom_dataid[geom]
+            first, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
+            vertices = model.mesh_vert[first : first + count]
+            points.append(vertices @ self.data.geom_xmat[geom].reshape(3, 3).T + self.data.geom_xpos[geom])
         return np.concatenate(points).min(0), np.concatenate(points).max(0)
