@@ -151,6 +151,11 @@ def mapping_options(tolerances: Tolerances) -> pycolmap.IncrementalPipelineOptio
     options.mapper.init_min_num_inliers = 50
     options.mapper.abs_pose_min_num_inliers = 20
     options.min_model_size = 3
+    # adjust less often and less far on the way: the finished model is adjusted as a whole, and this takes a fifth of the time
+    options.ba_global_frames_ratio = options.ba_global_points_ratio = 1.4
+    options.ba_global_max_refinements = 2
+    options.ba_local_max_refinements = 1
+    options.ba_global_function_tolerance, options.ba_local_function_tolerance = 1e-5, 1e-4
     # two views alone agree with many a wrong pose: such an image is better left out
     options.structure_less_registration_fallback = False
     return options
