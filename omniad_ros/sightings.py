@@ -8,6 +8,7 @@ the rays meet.
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
@@ -18,6 +19,10 @@ from omniad_ros.geometry import Camera, Pose
 
 Snapshot = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Frame uint8 (H, W, 3), reference view uint8 (H, W, 3), heatmap uint8 (H, W), all of one view."""
+
+DISAGREEMENT = 1.0
+"""Root mean square distance of the rays from their place, in standard deviations, beyond which they show several things."""
+AGREEING = 1.5
 
 
 class Detected(Protocol):
@@ -86,8 +91,8 @@ class Hypothesis:
     votes: dict[str, float] = field(default_factory=dict)
     score_sum: float = 0.0
     views: int = 0
-    chances: int = 0
-    """Frames that should have shown it, those that did included."""
+    evidence: float = 0.0
+    """Log-odds that it is real: more with each view that shows it, less with each that should and does not."""
     misses: int = 0
     unseen: int = 0
     """Frames since the last that showed it, whether they could show it or not."""
@@ -101,28 +106,20 @@ class Hypothesis:
     size: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
     def locate(self) -> None:
-        """Intersect the rays: least squares in information form, reweighted so that stray views lose (Cauchy weights)."""
-        origins = np.stack([ray.origin for ray in self.rays])
-        directions = np.stack([ray.direction for ray in self.rays])
-        ranges = np.array([ray.range for ray in self.rays])
-        lateral = np.array([ray.lateral for ray in self.rays])
-        # The hints of one side share one error (the same background), so together they count as one.
-        along = np.array([ray.along for ray in self.rays]) * math.sqrt(len(self.rays))
-        parallel = directions[:, :, None] * directions[:, None, :]
-        across = np.eye(3) - parallel
-        means = origins + ranges[:, None] * directions
-        weights = np.ones(len(self.rays))
-        for _ in range(6):
-            informations = (weights / lateral**2)[:, None, None] * across + (weights / along**2)[:, None, None] * parallel
-            information = informations.sum(0)
-            center = np.linalg.solve(information, np.einsum("nij,nj->i", informations, means))
-            offsets = center - means
-            sideways = np.linalg.norm(np.einsum("nij,nj->ni", across, offsets), axis=1) / lateral
-            weights = 1 / (1 + (sideways / 2) ** 2)
-        self.center, self.disagreement = center, float(np.sqrt(np.mean(np.square(sideways))))
-        distances = np.maximum(np.einsum("ni,ni->n", center - origins, directions), 1e-6)
-        widths = np.median(distances * [ray.width for ray in self.rays])
-        self.size = np.array([widths, widths, np.median(distances * [ray.height for ray in self.rays])])
+        """Find the place from the rays; views that turn out to show something else are dropped, with what they counted."""
+        center, information, sideways = intersect(self.rays)
+        if len(self.rays) > 2 and _rms(sideways) > DISAGREEMENT:
+            kept = consensus(self.rays)
+            share = len(kept) / len(self.rays)
+            self.rays = kept
+            self.views = max(len(kept), round(self.views * share))
+            self.evidence, self.score_sum = self.evidence * share, self.score_sum * share
+            center, information, sideways = intersect(kept)
+        self.center, self.disagreement = center, _rms(sideways)
+        distances = np.array([max(float(ray.direction @ (center - ray.origin)), 1e-6) for ray in self.rays])
+        width = float(np.median(distances * [ray.width for ray in self.rays]))
+        height = float(np.median(distances * [ray.height for ray in self.rays]))
+        self.size = np.array([width, width, height])
         # views of one anomaly share errors, so certainty stops growing at a quarter of its size
         self.covariance = np.linalg.inv(information) + np.eye(3) * (0.25 * self.size.max()) ** 2
 
@@ -144,6 +141,51 @@ class Hypothesis:
             self.id, self.center.copy(), self.size.copy(), self.score_sum / self.views, kind, self.views,
             self.first_seen, self.last_seen, self.confirmed, self.snapshot, self.snapshot_box,
         )  # fmt: skip
+
+
+def intersect(rays: list[Ray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where rays meet: least squares in information form, reweighted so that stray views lose (Cauchy weights).
+
+    Returns (center (3,), information (3, 3), distances of the rays from it in standard deviations (N,)).
+    """
+    origins = np.stack([ray.origin for ray in rays])
+    directions = np.stack([ray.direction for ray in rays])
+    lateral = np.array([ray.lateral for ray in rays])
+    # The hints of one side share one error (the same background), so together they count as one.
+    along = np.array([ray.along for ray in rays]) * math.sqrt(len(rays))
+    parallel = directions[:, :, None] * directions[:, None, :]
+    across = np.eye(3) - parallel
+    means = origins + np.array([ray.range for ray in rays])[:, None] * directions
+    weights = np.ones(len(rays))
+    for _ in range(6):
+        informations = (weights / lateral**2)[:, None, None] * across + (weights / along**2)[:, None, None] * parallel
+        information = informations.sum(0)
+        center = np.linalg.solve(information, np.einsum("nij,nj->i", informations, means))
+        sideways = np.linalg.norm(np.einsum("nij,nj->ni", across, center - means), axis=1) / lateral
+        weights = 1 / (1 + (sideways / 2) ** 2)
+    return center, information, sideways
+
+
+def consensus(rays: list[Ray]) -> list[Ray]:
+    """The most rays that agree on one place, after those that two of them name (Fischler and Bolles, 1981)."""
+    pairs = list(itertools.combinations(range(len(rays)), 2))
+    if len(pairs) > 40:
+        pairs = pairs[:: math.ceil(len(pairs) / 40)]
+    origins = np.stack([ray.origin for ray in rays])
+    directions = np.stack([ray.direction for ray in rays])
+    lateral = np.array([ray.lateral for ray in rays])
+    best = np.zeros(len(rays), bool)
+    for i, j in pairs:
+        offsets = intersect([rays[i], rays[j]])[0] - origins
+        away = offsets - (offsets * directions).sum(1)[:, None] * directions
+        inside = np.linalg.norm(away, axis=1) < AGREEING * lateral
+        if inside.sum() > best.sum():
+            best = inside
+    return [ray for ray, keep in zip(rays, best) if keep] or rays
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
 
 
 def ray_of(detection: Detected, camera: Camera, pose: Pose, depth: np.ndarray) -> Ray | None:
@@ -200,7 +242,7 @@ def from_dict(data: dict) -> Hypothesis:
     hypothesis = Hypothesis(
         int(data["id"]), float(data["first_seen"]), float(data["last_seen"]), rays,
         {str(kind): float(vote) for kind, vote in data["votes"].items()}, float(data["score_sum"]), int(data["views"]),
-        int(data["chances"]), int(data["misses"]), int(data["unseen"]), 0.0, bool(data["confirmed"]),
+        float(data["evidence"]), int(data["misses"]), int(data["unseen"]), 0.0, bool(data["confirmed"]),
         None if data["snapshot"] is None else tuple(_decode(text) for text in data["snapshot"]),
         None if box is None else tuple(int(v) for v in box), float(data["snapshot_worth"]),
     )  # fmt: skip

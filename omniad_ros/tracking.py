@@ -27,25 +27,29 @@ VERSION = 1
 class TrackerOptions:
     """When a detection counts as the same anomaly, when an anomaly as real, and when as gone.
 
-    gate: Mahalanobis distance up to which a detection belongs to a track; confirm_views, confirm_degrees: a track is
-    confirmed once it was seen from so many views whose directions differ by so much, or (standing still) for
-    ``confirm_seconds``; confirm_share: and in this share of the frames that should have shown it; expire_after: frames
-    in a row that show the place normal; tentative_misses: the same for tracks not yet confirmed; tentative_frames: frames
-    after which these are dropped anyway; agreement: root mean square distance of the rays from the place, in standard
-    deviations, up to which views agree; same_side_degrees: a view tells that a place is normal only if it looks from
-    a side from which the anomaly was seen; rays: kept a track.
+    gate: Mahalanobis distance up to which a detection belongs to a track. hit, miss: evidence (log-odds) that a view adds
+    which shows the track, and that one takes away which should and does not; with these, what is seen in less than a third
+    of such views loses. confirm_evidence, confirm_views: what confirms a track, together with views whose directions
+    differ by confirm_degrees or (standing still) that span confirm_seconds, and that agree: their rays pass the place within
+    ``agreement`` standard deviations (root mean square). full_evidence: where it stops growing, so that what is gone
+    can be let go; expire_after: frames in a row that show the place normal; tentative_frames: frames after which a
+    track not confirmed is dropped anyway. same_side_degrees: a view tells that a place is normal only if it looks from a
+    side from which the anomaly was seen; same_view_degrees: the same for confirmed tracks. rays: kept a track.
     """
 
     gate: float = 2.5
+    hit: float = 1.6
+    miss: float = 0.8
+    confirm_evidence: float = 4.7
+    full_evidence: float = 8.0
     confirm_views: int = 3
     confirm_degrees: float = 4.0
     confirm_seconds: float = 4.0
-    confirm_share: float = 0.5
-    expire_after: int = 6
-    tentative_misses: int = 3
-    tentative_frames: int = 8
     agreement: float = 1.0
+    expire_after: int = 6
+    tentative_frames: int = 8
     same_side_degrees: float = 40.0
+    same_view_degrees: float = 15.0
     rays: int = 40
 
 
@@ -93,7 +97,7 @@ class Tracker:
         for hypothesis in self._hypotheses:
             if hypothesis.unseen and self._should_show(hypothesis, camera, pose, depth):
                 hypothesis.misses += 1
-                hypothesis.chances += 1
+                hypothesis.evidence -= self.options.miss
         for index, pair in enumerate(seen):
             if index not in matched:
                 self._created += 1
@@ -149,7 +153,7 @@ class Tracker:
         detection, ray = max(parts, key=lambda part: part[0].area * part[0].score)
         hypothesis.add(ray, self.options.rays)
         hypothesis.views += 1
-        hypothesis.chances += 1
+        hypothesis.evidence = min(hypothesis.evidence + self.options.hit, self.options.full_evidence)
         hypothesis.misses = hypothesis.unseen = 0
         hypothesis.last_seen = stamp
         hypothesis.score_sum += float(detection.score)
@@ -179,7 +183,8 @@ class Tracker:
             return False
         towards = unit(hypothesis.center - np.stack([ray.origin for ray in hypothesis.rays]))
         alike = float((towards @ unit(hypothesis.center - pose.translation)).max())
-        if alike < math.cos(math.radians(self.options.same_side_degrees)):
+        side = self.options.same_view_degrees if hypothesis.confirmed else self.options.same_side_degrees
+        if alike < math.cos(math.radians(side)):
             return False
         x0, y0 = np.maximum(np.floor([u - half[0], v - half[1]]), 0).astype(int)
         window = depth[y0 : math.ceil(v + half[1]) + 1, x0 : math.ceil(u + half[0]) + 1]
@@ -192,9 +197,8 @@ class Tracker:
     def _expire(self) -> None:
         kept = []
         for hypothesis in self._hypotheses:
-            limit = self.options.expire_after if hypothesis.confirmed else self.options.tentative_misses
             stale = not hypothesis.confirmed and hypothesis.unseen >= self.options.tentative_frames
-            if hypothesis.misses < limit and not stale:
+            if hypothesis.evidence > 0 and hypothesis.misses < self.options.expire_after and not stale:
                 kept.append(hypothesis)
             elif hypothesis.confirmed:
                 self._gone.append(hypothesis.track())
@@ -213,7 +217,7 @@ class Tracker:
                 old.add(ray, self.options.rays)
             old.locate()
             # both may have been seen in one frame, so the views of the two do not add up
-            old.views, old.chances = max(old.views, young.views), max(old.chances, young.chances)
+            old.views, old.evidence = max(old.views, young.views), max(old.evidence, young.evidence)
             old.score_sum = old.score_sum if old.views != young.views else max(old.score_sum, young.score_sum)
             for kind, vote in young.votes.items():
                 old.votes[kind] = old.votes.get(kind, 0.0) + vote
@@ -229,7 +233,7 @@ class Tracker:
         for hypothesis in self._hypotheses:
             if hypothesis.confirmed or hypothesis.views < options.confirm_views:
                 continue
-            if hypothesis.views < options.confirm_share * hypothesis.chances or hypothesis.disagreement > options.agreement:
+            if hypothesis.evidence < options.confirm_evidence or hypothesis.disagreement > options.agreement:
                 continue
             lasted = hypothesis.last_seen - hypothesis.first_seen
             if lasted >= options.confirm_seconds or hypothesis.spread_degrees() >= options.confirm_degrees:
