@@ -1,0 +1,120 @@
+"""A trained grid field on disk and at inspection time: numpy and numba only, so that a node starts quickly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from omniad_ros.feedback import OmniadError
+from omniad_ros.geometry import Camera, Pose
+from omniad_ros.rendering import kernels
+from omniad_ros.rendering.grid import STRIDE, Grid
+from omniad_ros.rendering.kernels import FEATURES, VOXELS, parallel
+from omniad_ros.rendering.shading import shade
+from omniad_ros.rendering.views import Rendering
+from omniad_ros.site import read_json, write_atomically, write_json
+
+CHUNK = 1024
+COVERED_OPACITY, COVERED_SPREAD, COVERED_VIEWS = 0.7, 0.05, 3
+"""A pixel is covered where the ray is this opaque, its surface this well placed (relative to the distance), and seen by so many."""
+
+
+class GridField:
+    """Renders a `Grid` with its shader. ``near``: distance at which rays begin, in metres."""
+
+    def __init__(self, grid: Grid, shader: dict[str, np.ndarray], near: float):
+        self.grid, self.shader, self.near = grid, shader, near
+
+    def rays(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Colour (R, 3), [opacity, median distance, relative spread] (R, 3) and cell (R,) of rays with unit directions."""
+        count = len(origins)
+        feature, scalar, cell = np.empty((count, FEATURES), np.float32), np.empty((count, 3), np.float32), np.empty(count, np.int32)
+        colour = np.empty((count, 3), np.float32)
+        volume = self.grid.volume()
+
+        def chunk(start, end):
+            kernels.render(volume, STRIDE, origins, directions, self.near, 1e-3, 1e-2, start, end, feature, scalar, cell)
+            colour[start:end] = shade(feature[start:end], directions[start:end], self.shader)
+
+        parallel(chunk, count, CHUNK)
+        return colour, scalar, cell
+
+    def render(self, camera: Camera, pose: Pose) -> Rendering:
+        """See `Field.render`."""
+        local = camera.directions().reshape(-1, 3)
+        length = np.linalg.norm(local, axis=1)
+        directions = np.ascontiguousarray((local / length[:, None]) @ pose.rotation.T, np.float32)
+        origins = np.ascontiguousarray(np.broadcast_to(pose.translation, directions.shape), np.float32)
+        colour, scalar, cell = self.rays(origins, directions)
+        covered = (
+            (scalar[:, 0] > COVERED_OPACITY) & (scalar[:, 2] < COVERED_SPREAD) & (self.grid.views[cell // VOXELS] >= COVERED_VIEWS)
+        )
+        depth = np.where(covered, scalar[:, 1] / length, np.nan).astype(np.float32)
+        shape = (camera.height, camera.width)
+        return Rendering((colour * 255 + 0.5).astype(np.uint8).reshape(*shape, 3), depth.reshape(shape))
+
+    def count_views(self, camera: Camera, poses: list[Pose]) -> None:
+        """Note for each block how many of the poses see a surface in it."""
+        views = np.zeros(len(self.grid), np.int32)
+        local = camera.directions().reshape(-1, 3)
+        local /= np.linalg.norm(local, axis=1, keepdims=True)
+        for pose in poses:
+            directions = np.ascontiguousarray(local @ pose.rotation.T, np.float32)
+            origins = np.ascontiguousarray(np.broadcast_to(pose.translation, directions.shape), np.float32)
+            _, scalar, cell = self.rays(origins, directions)
+            views[np.unique(cell[scalar[:, 0] > 0.5] // VOXELS)] += 1
+        views[0] = 0
+        self.grid.views = np.minimum(views, 255).astype(np.uint8)
+
+    def save(self, directory: Path, info: dict) -> None:
+        """Write field.json and weights.safetensors; only voxels that a rendering can touch are kept, as float16."""
+        from safetensors.numpy import save
+
+        grid = self.grid
+        kept = _used_voxels(grid)
+        tensors = {
+            "positions": grid.positions[1:].astype(np.int16), "kept": np.packbits(kept),
+            "density": grid.density[kept].astype(np.float16), "features": grid.features[kept].astype(np.float16),
+            "views": grid.views, "sky": grid.sky, **self.shader,
+        }  # fmt: skip
+        write_atomically(directory / "weights.safetensors", save({k: np.ascontiguousarray(v) for k, v in tensors.items()}))
+        write_json(directory / "field.json", {
+            "method": "grid-field", "center": grid.center.tolist(), "half": grid.half.tolist(), "voxel": grid.voxel,
+            "scale": grid.scale, "table": list(grid.table.shape), "near": self.near, **info,
+        })  # fmt: skip
+
+    @staticmethod
+    def load(directory: Path) -> GridField:
+        """Raises OmniadError where the files are not a grid field."""
+        from safetensors.numpy import load_file
+
+        try:
+            info, tensors = read_json(directory / "field.json"), load_file(directory / "weights.safetensors")
+            positions = tensors["positions"].astype(np.int64)
+            table = np.zeros(info["table"], np.int32)
+            table[tuple(positions.T)] = np.arange(1, len(positions) + 1)
+            grid = Grid(info["center"], info["half"], info["voxel"], info["scale"], table, tensors["sky"])
+            kept = np.unpackbits(tensors["kept"], count=len(grid) * VOXELS).astype(bool)
+            grid.density[kept], grid.features[kept] = tensors["density"], tensors["features"]
+            grid.views = tensors["views"]
+            grid.occupy(1e-3)
+            shader = {name: tensor for name, tensor in tensors.items() if name.startswith("shader.")}
+            return GridField(grid, shader, info["near"])
+        except OmniadError:
+            raise
+        except Exception as error:
+            raise OmniadError(f"{directory} holds no grid field that can be read ({error}); build the site again") from error
+
+
+def _used_voxels(grid: Grid) -> np.ndarray:
+    """(B * 64,) bool: the voxels at the corners of occupied cells."""
+    cells = np.flatnonzero(grid.occupied.astype(bool) & (np.arange(len(grid.occupied)) >= VOXELS))
+    block, x, y, z = cells >> 6, (cells >> 4) & 3, (cells >> 2) & 3, cells & 3
+    kept = np.zeros(len(grid.occupied), bool)
+    for k in range(8):
+        a, b, c = x + (k >> 2), y + ((k >> 1) & 1), z + (k & 1)
+        owner = grid.neighbours[block, (a >> 2) * 4 + (b >> 2) * 2 + (c >> 2)].astype(np.int64)
+        kept[owner * 64 + ((a & 3) * 4 + (b & 3)) * 4 + (c & 3)] = True
+    kept[:VOXELS] = False
+    return kept
