@@ -41,7 +41,10 @@ def points(count=500):
 
 
 def full_report():
-    steps = [RouteStep(float(i), pose, "lost" if i == 7 else "ok", "why <so>" if i == 7 else "") for i, pose in enumerate(POSES)]
+    steps = [
+        RouteStep(float(i), pose, "lost" if i == 7 else "ok", "why <so>" if i == 7 else "")
+        for i, pose in enumerate(POSES)
+    ]
     return PatrolReport(
         "Patrol <script>alert(1)</script>", "seed 0", [track(1), track(2, kind="missing"), track(-3, confirmed=False)], [track(9)],
         points(), steps, POSES, [GalleryFrame(2.0, encode_jpeg(PICTURE), "ok", 1)],
@@ -89,8 +92,12 @@ def test_a_bare_report_says_what_it_knows(tmp_path):
     assert "No frame could be inspected" in write_report(tmp_path, PatrolReport("Patrol")).read_text()
     calm = PatrolReport("Patrol", steps=[RouteStep(0.0, POSES[0], "ok"), RouteStep(1.0, None, "ok")])
     assert "Nothing differs" in write_report(tmp_path, calm).read_text()
-    blind = PatrolReport("Patrol", steps=[RouteStep(0.0, None, "lost"), RouteStep(1.0, None, "ok"), RouteStep(2.0, None, "lost")])
+    blind = PatrolReport(
+        "Patrol", steps=[RouteStep(0.0, None, "lost"), RouteStep(1.0, None, "ok"), RouteStep(2.0, None, "lost")]
+    )
     assert "could not be inspected" in write_report(tmp_path, blind).read_text()
+    doubtful = PatrolReport("Pictures", steps=[RouteStep(0.0, POSES[0], "ok", "", 1), RouteStep(1.0, None, "ok")], timed=False)
+    assert "no other view confirms" in write_report(tmp_path, doubtful).read_text()
 
 
 def test_a_full_disk_keeps_the_old_report(tmp_path, monkeypatch):

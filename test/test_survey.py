@@ -99,7 +99,12 @@ def test_plain_folder_and_video(tmp_path, caplog):
         write_image(tmp_path / "photos" / f"shot{i}.jpg", picture(i))
     source = read_survey(tmp_path / "photos")
     assert source.names == ("shot2.jpg", "shot10.jpg") and source.poses == (None, None)
-    assert source.camera_from == "guess" and len(caplog.records) == 1
+    assert source.camera_from == "guess" and not caplog.records
+    (tmp_path / "site").mkdir()
+    write_survey(source, tmp_path / "site")
+    assert [r.getMessage() for r in caplog.records] == [
+        "the survey says nothing of its camera: assuming a field of view of 60 degrees, to be refined"
+    ]
     wide = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (120, 800, 3), np.uint8), (0, 0), 2)
     writer = cv2.VideoWriter(str(tmp_path / "drive.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (160, 120))
     for step in range(60):  # stands still, then moves 4 pixels a frame

@@ -14,12 +14,14 @@ from omniad_ros.tracking import Track
 
 @dataclass(frozen=True)
 class RouteStep:
-    """One frame of the patrol. stamp: seconds; pose: map_from_camera, None where unknown; state: ok, degraded or lost."""
+    """One frame of the patrol. stamp: seconds; pose: map_from_camera, None where unknown; state: ok, degraded or lost;
+    detections: how many anomalous regions it has, confirmed by other frames or not."""
 
     stamp: float
     pose: Pose | None
     state: str
     message: str = ""
+    detections: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class PatrolReport:
     tracks: all tracks, of which the confirmed ones are shown; gone: confirmed ones whose place was seen normal again;
     points: the site's sparse map; steps: the frames in order; odometry: the same route as odometry alone has it, in the map;
     metrics: of `omniad_ros.evaluation.score_patrol`; ms: median milliseconds a stage; build: the site's
-    ``manifest["stages"]``; facts: further (label, value) lines.
+    ``manifest["stages"]``; facts: further (label, value) lines; timed: the stamps are times of one drive, not the mere
+    numbers of pictures.
     """
 
     title: str
@@ -66,3 +69,4 @@ class PatrolReport:
     ms: dict[str, float] = field(default_factory=dict)
     build: dict[str, dict] = field(default_factory=dict)
     facts: Sequence[tuple[str, str]] = ()
+    timed: bool = True

@@ -52,7 +52,7 @@ def floorplan_svg(report: PatrolReport) -> str | None:
         _background(points, report.points.rgb if len(points) else None, frame),
         _grid(frame),
         _line(frame(odometry), "odometry"),
-        _line(frame(route), "route"),
+        _line(frame(route), "route") if report.timed else "",
         _headings(report, frame),
         *(_planted(mark, frame) for mark in report.planted),
         *(_track(track, frame) for track in tracks),
@@ -139,7 +139,7 @@ def _headings(report: PatrolReport, frame: _Frame) -> str:
     parts, last = [], None
     for pose in posed:
         x, y = frame(pose.translation)
-        if last is not None and math.hypot(x - last[0], y - last[1]) < 55:
+        if report.timed and last is not None and math.hypot(x - last[0], y - last[1]) < 55:
             continue
         last = (x, y)
         forward = pose.rotation[:2, 2]
@@ -148,6 +148,8 @@ def _headings(report: PatrolReport, frame: _Frame) -> str:
             parts.append(
                 f'<path class="look" transform="translate({x:.1f} {y:.1f}) rotate({-math.degrees(math.atan2(forward[1], forward[0])):.1f})" d="M4 0l13 0m-5 -4l5 4l-5 4"/>'
             )
+    if not report.timed:
+        return "".join(parts)
     (x0, y0), (x1, y1) = frame(posed[0].translation), frame(posed[-1].translation)
     parts.append(f'<circle class="start" cx="{x0:.1f}" cy="{y0:.1f}" r="6"><title>start of the patrol</title></circle>')
     parts.append(f'<rect class="end" x="{x1 - 5:.1f}" y="{y1 - 5:.1f}" width="10" height="10"><title>end of the patrol</title></rect>')
@@ -181,8 +183,12 @@ def _escape(text: str) -> str:
     return escape(str(text))
 
 
-def timeline_svg(steps: Sequence) -> str | None:
-    """The states of the patrol's frames over time, as an inline SVG bar; None for less than two frames."""
+def timeline_svg(steps: Sequence, label=None) -> str | None:
+    """The states of the patrol's frames over time, as an inline SVG bar; None for less than two frames.
+
+    label: turns seconds since the start into text (default: `clock`).
+    """
+    label = label or clock
     if len(steps) < 2 or steps[-1].stamp <= steps[0].stamp:
         return None
     start, length = steps[0].stamp, steps[-1].stamp - steps[0].stamp
@@ -197,7 +203,7 @@ def timeline_svg(steps: Sequence) -> str | None:
         reason = f": {_escape(steps[index].message)}" if steps[index].message else ""
         parts.append(
             f'<rect class="{_escape(steps[index].state)}" x="{x0:.1f}" width="{max(x1 - x0, 2):.1f}" y="0" height="20">'
-            f"<title>{_escape(steps[index].state)} from {clock(steps[index].stamp - start)} to {clock(steps[end].stamp - start)}{reason}</title></rect>"
+            f"<title>{_escape(steps[index].state)} from {label(steps[index].stamp - start)} to {label(steps[end].stamp - start)}{reason}</title></rect>"
         )
         index = end + 1
     return f'<svg class="timeline" viewBox="0 0 1000 20" preserveAspectRatio="none" role="img" aria-label="states over time">{"".join(parts)}</svg>'

@@ -121,7 +121,9 @@ class _Patrol:
             self._inspect(stamp, name, resize(self.rectify(image), self.camera))
         tracker = self.patrol.inspector.tracker
         write_json(self.folder / "inspection.json", {"frames": self.rows, "tracks": [_track_row(t) for t in tracker.tracks if t.confirmed]})
-        report = self.recorder.report(f"Patrol {title}", self.site, tracker, subtitle=self.site.path.resolve().name)
+        report = self.recorder.report(
+            f"Patrol {title}", self.site, tracker, subtitle=f"site {self.site.path.resolve().name}", timed=self.source.timed
+        )
         write_report(self.folder, report)
         progress(1.0, "wrote the report")
         return [track for track in tracker.tracks if track.confirmed]
@@ -129,7 +131,8 @@ class _Patrol:
     def _inspect(self, stamp: int, name: str, image: np.ndarray) -> None:
         frame = self.patrol.inspect(image, self.camera, stamp, self.source.base_from_camera, wait=False)
         inspection = frame.inspection
-        self.recorder.add(stamp / SECOND, image, inspection, frame.odometry_pose)
+        seconds = stamp / SECOND if self.source.timed else float(len(self.rows))
+        self.recorder.add(seconds, image, inspection, frame.odometry_pose)
         write_image(self.folder / "heatmaps" / f"{name}.png", np.round(inspection.heatmap * 65535).astype(np.uint16))
         write_image(self.folder / "masks" / f"{name}.png", inspection.mask)
         (self.folder / "overlays" / f"{name}.jpg").write_bytes(encode_jpeg(overlay(image, inspection)))

@@ -39,7 +39,7 @@ class PatrolRecorder:
         """Take in one frame. image: the frame, uint8 RGB (H, W, 3); odometry: where odometry alone has the camera, in the map."""
         from omniad_ros.inspection import overlay
 
-        self._steps.append(RouteStep(stamp, inspection.pose, inspection.state, inspection.message))
+        self._steps.append(RouteStep(stamp, inspection.pose, inspection.state, inspection.message, len(inspection.detections)))
         if odometry is not None:
             self._odometry.append(odometry)
         if inspection.state == "ok":

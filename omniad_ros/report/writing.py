@@ -16,7 +16,8 @@ from omniad_ros.site import write_atomically
 
 STAGES = ("localize", "render", "detect", "track")
 STATES = ("ok", "degraded", "lost")
-MOSTLY = 0.5
+MOSTLY, DOUBTFUL = 0.5, 0.1
+"""Share of the frames that must have been inspected in full, and that may show something unconfirmed, to say that all is normal."""
 KIND_WORDS = {"missing": "something is missing", "added": "something was added", "changed": "something changed"}
 BUILD_WORDS = {"survey": "Survey", "map": "Map", "radiance": "Radiance field", "detector": "Detector"}
 
@@ -44,24 +45,27 @@ def write_report(out: Path, data: PatrolReport) -> Path:
 def _page(data: PatrolReport) -> dict:
     confirmed = [track for track in data.tracks if track.confirmed]
     start = data.steps[0].stamp if data.steps else 0.0
+    label = clock if data.timed else _number
+    headline, calm = _headline(data)
     return {
         "title": data.title,
         "subtitle": data.subtitle,
-        "headline": _headline(len(confirmed), _share_ok(data)),
-        "calm": not confirmed and _share_ok(data) >= MOSTLY,
+        "headline": headline,
+        "calm": calm,
         "summary": _summary(data),
         "figures": _figures(data),
         "plan": floorplan_svg(data),
         "has_odometry": len(data.odometry) > 1,
+        "timed": data.timed,
         "has_route": any(step.pose is not None for step in data.steps),
         "planted": data.planted,
         "tracks": [_track(track, data, start) for track in sorted(confirmed, key=lambda t: t.id)],
         "gone": [_track(track, data, start) for track in data.gone],
-        "timeline": timeline_svg(data.steps),
-        "duration": clock(data.steps[-1].stamp - start) if data.steps else "",
+        "timeline": timeline_svg(data.steps, label),
+        "ends": (label(0.0), label(data.steps[-1].stamp - start)) if data.steps else ("", ""),
         "states": _states(data),
         "gallery": [
-            {"src": data_uri(f.jpeg), "time": clock(f.stamp - start), "state": f.state, "detections": f.detections}
+            {"src": data_uri(f.jpeg), "time": label(f.stamp - start), "state": f.state, "detections": f.detections}
             for f in data.gallery
         ],
         "stages": _stages(data.ms),
@@ -72,13 +76,22 @@ def _page(data: PatrolReport) -> dict:
     }
 
 
-def _headline(count: int, share_ok: float) -> str:
-    """Nothing found is good news only where the frames could be inspected."""
+def _number(stamp: float) -> str:
+    return f"picture {stamp + 1:.0f}"
+
+
+def _headline(data: PatrolReport) -> tuple[str, bool]:
+    """The page's first sentence, and whether it is good news: only where the frames could be inspected and show nothing."""
+    count, share = sum(track.confirmed for track in data.tracks), _share_ok(data)
     if count:
-        return "One anomaly found" if count == 1 else f"{count} anomalies found"
-    if share_ok >= MOSTLY:
-        return "Nothing differs from the survey"
-    return "Nothing found, but most frames could not be inspected" if share_ok else "No frame could be inspected"
+        return ("One anomaly found" if count == 1 else f"{count} anomalies found"), False
+    if share < MOSTLY:
+        return ("Nothing found, but most frames could not be inspected" if share else "No frame could be inspected"), False
+    doubtful = sum(step.detections > 0 for step in data.steps)
+    if doubtful > DOUBTFUL * len(data.steps):
+        words = "One picture shows something" if doubtful == 1 else f"{doubtful} pictures show something"
+        return f"{words} that no other view confirms", False
+    return "Nothing differs from the survey", True
 
 
 def _summary(data: PatrolReport) -> str:
@@ -86,8 +99,11 @@ def _summary(data: PatrolReport) -> str:
     parts = []
     if data.steps:
         parts.append(f"{len(data.steps)} frames inspected")
-        if data.steps[-1].stamp > data.steps[0].stamp:
-            parts.append(f"{clock(data.steps[-1].stamp - data.steps[0].stamp)} min")
+    if not data.timed:
+        return " · ".join(parts)
+    if data.steps:
+        length = data.steps[-1].stamp - data.steps[0].stamp
+        parts += [f"{clock(length)} {'min' if length < 3600 else 'h'}"] if length > 0 else []
     route = np.array([step.pose.translation for step in data.steps if step.pose is not None])
     if len(route) > 1:
         parts.append(f"{np.linalg.norm(np.diff(route, axis=0), axis=1).sum():.1f} m driven")
@@ -139,7 +155,7 @@ def _track(track, data: PatrolReport, start: float) -> dict:
         "place": f"x {x:.2f}, y {y:.2f}, z {z:.2f} m",
         "size": " × ".join(f"{100 * float(v):.0f}" for v in track.size) + " cm",
         "views": track.views,
-        "seen": f"{clock(track.first_seen - start)} – {clock(track.last_seen - start)}",
+        "seen": f", {clock(track.first_seen - start)} – {clock(track.last_seen - start)}" if data.timed else "",
         "planted": None if mark is None else f"{mark.name} ({mark.kind})",
         "pictures": None if track.snapshot is None else snapshot_pictures(track.snapshot, track.snapshot_box),
     }

@@ -247,7 +247,6 @@ def _camera(reader, info: str | None, picture: np.ndarray, rectified: bool) -> t
         except ValueError as error:
             raise OmniadError(f"the camera_info on {info} cannot be used: {error}") from None
         return camera.resized(width, height), "file"
-    logger.warning("the bag has no camera_info")
     return assumed_camera(width, height), "guess"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,6 @@ from omniad_ros.survey.source import SurveySource
 ASSUMED_FOV_DEGREES = 60.0
 EXIF_IFD, FOCAL_35MM = 0x8769, 0xA405
 PLACES = (".", "images", "train/good", "train", "rgb", "color")
-
-logger = logging.getLogger(__name__)
 
 
 def read_folder(path: Path, progress: Progress = quiet) -> SurveySource:
@@ -36,20 +33,18 @@ def read_folder(path: Path, progress: Progress = quiet) -> SurveySource:
 
 
 def guess_camera(picture: Path, width: int, height: int) -> tuple[Camera, str]:
-    """A pinhole camera from a photograph's EXIF focal length, else of 60 degrees along the longest side; said in the log."""
+    """A pinhole camera from a photograph's EXIF focal length, else `assumed_camera`; and which, "exif" or "guess"."""
     from PIL import Image
 
     with Image.open(picture) as image:
         focal_35mm = image.getexif().get_ifd(EXIF_IFD).get(FOCAL_35MM, 0)
     if focal_35mm and np.isfinite(float(focal_35mm)) and float(focal_35mm) > 0:
         focal = float(focal_35mm) * np.hypot(width, height) / np.hypot(36.0, 24.0)
-        logger.warning("no transforms.json: the focal length comes from the photographs' EXIF (%.0f pixels)", focal)
         return Camera(width, height, focal, focal, width / 2, height / 2), "exif"
     return assumed_camera(width, height), "guess"
 
 
 def assumed_camera(width: int, height: int) -> Camera:
-    """A pinhole camera that sees 60 degrees along its longest side; said in the log."""
-    logger.warning("assuming a field of view of %.0f degrees, to be refined by the mapping", ASSUMED_FOV_DEGREES)
+    """A pinhole camera that sees 60 degrees along its longest side."""
     focal = 0.5 * max(width, height) / np.tan(np.radians(ASSUMED_FOV_DEGREES) / 2)
     return Camera(width, height, focal, focal, width / 2, height / 2)

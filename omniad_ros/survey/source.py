@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ import numpy as np
 from omniad_ros.feedback import OmniadError, Progress, quiet
 from omniad_ros.geometry import Camera, Pose, Rectifier
 from omniad_ros.site import PosedImages, write_image, write_transforms
+
+logger = logging.getLogger(__name__)
 
 LONGEST_SIDE = 1600
 """Survey images larger than this (pixels) are reduced: feature extraction gains nothing beyond, and needs minutes more."""
@@ -76,6 +79,11 @@ def write_survey(source: SurveySource, directory: Path, progress: Progress = qui
 
     Files that an interrupted call left there are replaced. Raises OmniadError where an image cannot be read.
     """
+    if source.camera_from != "file":
+        known = "EXIF gives" if source.camera_from == "exif" else "assuming"
+        focal = source.camera.fx / max(source.camera.width, source.camera.height)
+        fov = 2 * np.degrees(np.arctan(0.5 / focal))
+        logger.warning("the survey says nothing of its camera: %s a field of view of %.0f degrees, to be refined", known, fov)
     rectify = Rectifier(source.camera)
     camera = rectify.camera.fitted(LONGEST_SIDE)
     reduced = camera.width != rectify.camera.width

@@ -16,7 +16,7 @@ SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mjpeg")
 
 
 def read_video(path: Path, progress: Progress = quiet, options: KeyframeOptions | None = None) -> SurveySource:
-    """A survey without poses from a video's keyframes; its camera is assumed to see 60 degrees, said in the log.
+    """A survey without poses from a video's keyframes; its camera is assumed.
 
     Raises OmniadError where the video cannot be read or shows one view only.
     """
