@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,17 @@ MIN_SHARE = 0.25
 
 
 @dataclass(frozen=True)
+class MapOptions:
+    """source: the kind of local features; refine_focal: the survey's focal length is a guess, find the true one;
+    cameras: one an image, where they differ (the survey's camera is not looked at then).
+    """
+
+    source: FeatureSource = field(default_factory=SiftSource)
+    refine_focal: bool = False
+    cameras: tuple[Camera, ...] = ()
+
+
+@dataclass(frozen=True)
 class Mapped:
     """A model in the map frame, how its scale was found, and how well it fits the prior poses (medians, None: no priors)."""
 
@@ -49,35 +60,42 @@ class Mapped:
     rotation_error: float | None = None
 
 
-def build_map(survey: PosedImages, out: Path, progress: Progress = quiet, source: FeatureSource | None = None) -> dict:
+def build_map(survey: PosedImages, out: Path, progress: Progress = quiet, options: MapOptions | None = None) -> dict:
     """Build the map of a survey and write it into the directory ``out``.
 
     survey: images of one pinhole camera with prior poses (`map_from_camera`, metres; None where there is no odometry).
-    source: the kind of local features (default: SIFT).
     Writes ``sfm/`` (COLMAP's binary model), ``features.h5`` and ``global-features.h5`` (hloc's layout),
     ``transforms.json`` (registered images with refined poses) and ``points.safetensors`` (`SparsePoints`).
     Returns what site.json notes: counts, reprojection error in pixels, where the scale came from.
     Raises OmniadError where the survey cannot be registered.
     """
-    source = source or SiftSource()
+    options = options or MapOptions()
+    source, cameras, names = options.source, list(options.cameras) or [survey.camera], list(survey.names)
+    if len(survey) < MIN_IMAGES:
+        raise OmniadError(f"a survey needs at least {MIN_IMAGES} images, this one has {len(survey)}")
+    if len(cameras) not in (1, len(survey)):
+        raise ValueError(f"{len(survey)} images need one camera or as many, not {len(cameras)}")
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.iterdir():
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    if len(survey) < MIN_IMAGES:
-        raise OmniadError(f"a survey needs at least {MIN_IMAGES} images, this one has {len(survey)}")
 
-    features, colors = _extract(survey, source, part(progress, 0.0, 0.35))
-    _check_texture(features)
-    vocabulary = learn_vocabulary([f.descriptors for f in features])
-    looks = np.stack([vlad(f.descriptors, vocabulary) for f in features])
-    database, names = out / ".database.db", list(survey.names)
-    colmap.write_database(database, [survey.camera], names, features)
-    tolerances = colmap.Tolerances.for_size(survey.camera.width, survey.camera.height)
-    pairs = choose_pairs(looks, survey.poses)
-    colmap.match_sift(database, names, pairs, tolerances, part(progress, 0.35, 0.7))
-    verified = colmap.verified_pairs(database)
+    features, colors, looks = _extract(survey, source, part(progress, 0.0, 0.35))
+    if np.median([len(f) for f in features]) < 10:
+        raise OmniadError("the survey cannot be registered: its images show too little texture (are they dark, blank or blurred?)")
+    vocabulary = None
+    if looks[0] is None:
+        vocabulary = learn_vocabulary([f.descriptors for f in features])
+        looks = [vlad(f.descriptors, vocabulary) for f in features]
+    database, looks = out / ".database.db", np.stack(looks)
+    colmap.write_database(database, cameras, names, features, known=not options.refine_focal)
+    tolerances = colmap.Tolerances.for_size(max(c.width for c in cameras), max(c.height for c in cameras))
+    pairs, matching = choose_pairs(looks, survey.poses), part(progress, 0.35, 0.7)
+    if source.pairwise:
+        colmap.match_pairwise(database, names, features, pairs, source, tolerances, matching)
+    else:
+        colmap.match_sift(database, names, pairs, tolerances, matching)
 
-    workshop = _Workshop(survey, features, verified, database, out, tolerances)
+    workshop = _Workshop(survey, cameras, features, colmap.verified_pairs(database), database, out, tolerances, not options.refine_focal)
     mapped = workshop.map(part(progress, 0.7, 0.95))
     progress(0.95, "writing the map")
     info = _write(mapped, survey, features, colors, out)
@@ -86,7 +104,8 @@ def build_map(survey: PosedImages, out: Path, progress: Progress = quiet, source
         for name, found in zip(names, features):
             write_features(file, name, found)
     with open_features(out / LOOKS, "w") as file:
-        file.attrs["vocabulary"] = vocabulary.astype(np.float16)
+        if vocabulary is not None:
+            file.attrs["vocabulary"] = vocabulary.astype(np.float16)
         for name, look in zip(names, looks):
             file.create_group(name)["global_descriptor"] = look.astype(np.float16)
     for leftover in out.glob(".*"):
@@ -95,85 +114,82 @@ def build_map(survey: PosedImages, out: Path, progress: Progress = quiet, source
     return {**source.describe(), **info}
 
 
-def _extract(survey: PosedImages, source: FeatureSource, progress: Progress) -> tuple[list[Features], list[np.ndarray]]:
-    """Features of every image, and the colour (N, 3) uint8 at each keypoint."""
+def _extract(survey: PosedImages, source: FeatureSource, progress: Progress) -> tuple[list[Features], list[np.ndarray], list]:
+    """Of every image: its features, the colour (N, 3) uint8 at each keypoint, and the source's global descriptor or None."""
 
     def one(index):
         image = survey.image(index)
         found = source.extract(image)
         column, row = found.keypoints.astype(int).T
-        return found, image[row.clip(0, image.shape[0] - 1), column.clip(0, image.shape[1] - 1)]
+        return found, image[row.clip(0, image.shape[0] - 1), column.clip(0, image.shape[1] - 1)], source.look(image)
 
     results = []
-    with ThreadPoolExecutor(colmap.threads()) as pool:
+    with ThreadPoolExecutor(source.workers or colmap.threads()) as pool:
         for result in pool.map(one, range(len(survey))):
             results.append(result)
             progress(len(results) / len(survey), f"features of {len(results)} of {len(survey)} images")
-    return [r[0] for r in results], [r[1] for r in results]
-
-
-def _check_texture(features: Sequence[Features]) -> None:
-    if np.median([len(f) for f in features]) < 10:
-        raise OmniadError("the survey cannot be registered: its images show too little texture (are they dark, blank or blurred?)")
+    features, colors, looks = (list(column) for column in zip(*results))
+    return features, colors, looks
 
 
 class _Workshop:
     """The choice between the ways to a map, and each of them."""
 
-    def __init__(self, survey: PosedImages, features: list[Features], verified, database: Path, out: Path, tolerances):
-        self.survey, self.features, self.verified = survey, features, verified
-        self.database, self.out, self.tolerances = database, out, tolerances
+    def __init__(
+        self, survey: PosedImages, cameras: list[Camera], features: list[Features], verified: list[colmap.VerifiedPair], database: Path,
+        out: Path, tolerances: colmap.Tolerances, known: bool,
+    ):  # fmt: skip
+        self.survey, self.cameras, self.known = survey, cameras, known
+        self.features, self.verified, self.database, self.out, self.tolerances = features, verified, database, out, tolerances
         self.with_prior = [i for i, pose in enumerate(survey.poses) if pose is not None]
 
     def map(self, progress: Progress) -> Mapped:
         if not self.verified:
             raise OmniadError("the survey cannot be registered: no two images share enough texture; survey again with more overlap and light")
-        if len(self.with_prior) == len(self.survey):
-            errors = prior_errors(self.survey.camera, self.survey.poses, self.features, self.verified)
-            typical = float(np.quantile(errors, 0.8))
+        if self.known and len(self.with_prior) == len(self.survey):
+            typical = float(np.quantile(prior_errors(self.cameras, self.survey.poses, self.features, self.verified), 0.8))
             if typical < self.tolerances.match:
                 progress(0.1, "triangulating at the survey's poses")
                 return self._from_priors(exact=typical < self.tolerances.exact)
         models = colmap.map_incrementally(
-            self.database, self.survey.root, self.out / ".models", len(self.survey), self.tolerances, part(progress, 0.1, 0.9)
+            self.database, self.survey.root, self.out / ".models", len(self.survey), self.tolerances, self.known, part(progress, 0.1, 0.9)
         )
         progress(0.9, "adjusting the map")
         candidates = [self._aligned(self._completed(model)) for model in models[:1]]
         enough = candidates and candidates[0].model.num_reg_images() >= 0.9 * len(self.survey)
         if not enough and len(self.with_prior) > MIN_IMAGES:
-            progress(0.9, "triangulating at the survey's poses")
-            candidates.append(self._from_priors())
-        candidates.sort(key=lambda mapped: -_registered(mapped.model))
-        if not candidates or _registered(candidates[0].model) < max(MIN_IMAGES, MIN_SHARE * len(self.survey)):
-            count = _registered(candidates[0].model) if candidates else 0
+            progress(0.95, "triangulating at the survey's poses")
+            candidates.append(self._from_priors(exact=False))
+        count, best = max(((c.model.num_reg_images(), -i) for i, c in enumerate(candidates)), default=(0, 0))
+        if count < max(MIN_IMAGES, MIN_SHARE * len(self.survey)):
             raise OmniadError(
                 f"the survey cannot be registered: only {count} of {len(self.survey)} images fit together; survey again with more overlap and light"
             )
-        return candidates[0]
+        return candidates[-best]
 
-    def _from_priors(self, exact: bool = False) -> Mapped:
+    def _from_priors(self, exact: bool) -> Mapped:
         """Triangulate at the prior poses; where they are not ``exact``, adjust them if the points then fit clearly better."""
         fixed = self._triangulated(self.survey.poses)
         if not exact:
             free = pycolmap.Reconstruction(fixed)
             colmap.adjust(free)
-            aligned = self._aligned(free)
-            poses = [colmap.pose_of(free.images[i + 1]) if i + 1 in free.images else None for i in range(len(self.survey))]
-            again = self._triangulated(poses)
-            tighter = again.compute_mean_reprojection_error() < 0.85 * fixed.compute_mean_reprojection_error()
-            if tighter or again.compute_num_observations() > 1.1 * fixed.compute_num_observations():
-                return Mapped(self._without_strays(again), "prior poses", aligned.position_error, aligned.rotation_error)
+            free = self._completed(free)
+            tighter = free.compute_mean_reprojection_error() < 0.85 * fixed.compute_mean_reprojection_error()
+            if tighter or free.compute_num_observations() > 1.1 * fixed.compute_num_observations():
+                return self._aligned(self._without_strays(free))
         return Mapped(self._without_strays(fixed), "prior poses", 0.0, 0.0)
 
     def _completed(self, model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
         """Triangulate again at a model's poses, now with points that only two images saw, and adjust all together."""
+        if not self.known:
+            self.cameras = [colmap.camera_of(model.cameras[i]) if i in model.cameras else c for i, c in enumerate(self.cameras, 1)]
         poses = [colmap.pose_of(model.images[i + 1]) if i + 1 in model.reg_image_ids() else None for i in range(len(self.survey))]
         model = self._triangulated(poses)
-        colmap.adjust(model)
+        colmap.adjust(model, self.known)
         return model
 
     def _triangulated(self, poses: Sequence[Pose | None]) -> pycolmap.Reconstruction:
-        model = colmap.empty_model([self.survey.camera], self.survey.names, poses)
+        model = colmap.empty_model(self.cameras, self.survey.names, poses)
         return colmap.triangulate(model, self.database, self.survey.root, self.out / ".triangulated", self.tolerances)
 
     def _without_strays(self, model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
@@ -204,10 +220,12 @@ class _Workshop:
         return upright([colmap.pose_of(model.images[i]) for i in registered], np.array([p.xyz for p in model.points3D.values()]))
 
 
-def prior_errors(camera: Camera, poses: Sequence[Pose], features: Sequence[Features], verified) -> np.ndarray:
+def prior_errors(
+    cameras: Sequence[Camera], poses: Sequence[Pose], features: Sequence[Features], verified: Sequence[colmap.VerifiedPair]
+) -> np.ndarray:
     """For each verified pair, the median Sampson error in pixels of its matches under the images' prior poses."""
-    focal = 0.5 * (camera.fx + camera.fy)
-    rays = [(np.c_[(f.keypoints - [camera.cx, camera.cy]) / [camera.fx, camera.fy], np.ones(len(f))]) for f in features]
+    cameras = list(cameras) * (len(poses) if len(cameras) == 1 else 1)
+    rays = [np.c_[(f.keypoints - [c.cx, c.cy]) / [c.fx, c.fy], np.ones(len(f))] for f, c in zip(features, cameras)]
     errors = []
     for pair in verified:
         second_from_first = poses[pair.second].inverse() @ poses[pair.first]
@@ -216,12 +234,8 @@ def prior_errors(camera: Camera, poses: Sequence[Pose], features: Sequence[Featu
         a, b = rays[pair.first][pair.matches[:, 0]], rays[pair.second][pair.matches[:, 1]]
         forth, back = a @ essential.T, b @ essential
         norm = (forth[:, :2] ** 2).sum(1) + (back[:, :2] ** 2).sum(1)
-        errors.append(focal * np.median(np.abs((b * forth).sum(1)) / np.sqrt(np.maximum(norm, 1e-18))))
+        errors.append(cameras[pair.first].fx * np.median(np.abs((b * forth).sum(1)) / np.sqrt(np.maximum(norm, 1e-18))))
     return np.array(errors)
-
-
-def _registered(model: pycolmap.Reconstruction) -> int:
-    return model.num_reg_images()
 
 
 def _write(mapped: Mapped, survey: PosedImages, features: Sequence[Features], colors: Sequence[np.ndarray], out: Path) -> dict:
@@ -250,11 +264,12 @@ def _write(mapped: Mapped, survey: PosedImages, features: Sequence[Features], co
     model.write_binary(out / MODEL)
     poses = tuple(colmap.pose_of(model.images[i]) for i in ids)
     names = tuple(survey.names[i - 1] for i in ids)
-    write_transforms(out / "transforms.json", PosedImages(survey.camera, survey.root, names, poses))
+    camera = colmap.camera_of(model.cameras[1]) if len(model.cameras) == 1 else survey.camera
+    write_transforms(out / "transforms.json", PosedImages(camera, survey.root, names, poses))
     left_out = [survey.names[i] for i in range(len(survey)) if i + 1 not in index_of]
     return {
         "images": len(survey), "registered": len(ids), "left_out": left_out[:20], "points": len(point_ids), "observations": len(image),
-        "reprojection_px": round(model.compute_mean_reprojection_error(), 3), "scale": mapped.scale,
+        "camera": camera.to_dict(), "reprojection_px": round(model.compute_mean_reprojection_error(), 3), "scale": mapped.scale,
         "prior_fit": None if mapped.position_error is None else {
             "median_m": round(mapped.position_error, 4), "median_deg": round(mapped.rotation_error, 3)},
     }  # fmt: skip

@@ -15,7 +15,7 @@ import pycolmap
 
 from omniad_ros.feedback import Progress
 from omniad_ros.geometry import Camera, Pose
-from omniad_ros.mapping.features import Features, quantised
+from omniad_ros.mapping.features import Features, FeatureSource, is_sift, quantised
 
 SEED = 1
 PAIRS_A_STEP = 500  # so that progress is seen during long matching
@@ -45,12 +45,19 @@ class Tolerances:
         return Tolerances(match=2.5 * scale, reprojection=3.0 * scale, exact=0.5 * scale)
 
 
-def colmap_camera(camera: Camera, camera_id: int = 1) -> pycolmap.Camera:
-    """COLMAP's pinhole camera (its pixel centres are at half-integers, as ours)."""
-    parameters = [camera.fx, camera.fy, camera.cx, camera.cy]
+def colmap_camera(camera: Camera, camera_id: int = 1, known: bool = True) -> pycolmap.Camera:
+    """COLMAP's pinhole camera (its pixel centres are at half-integers, as ours); known: the focal length is no guess."""
+    square = camera.fx == camera.fy
     return pycolmap.Camera(
-        camera_id=camera_id, model="PINHOLE", width=camera.width, height=camera.height, params=parameters, has_prior_focal_length=True
-    )
+        camera_id=camera_id, model="SIMPLE_PINHOLE" if square else "PINHOLE", width=camera.width, height=camera.height,
+        params=[camera.fx, camera.cx, camera.cy] if square else [camera.fx, camera.fy, camera.cx, camera.cy],
+        has_prior_focal_length=known,
+    )  # fmt: skip
+
+
+def camera_of(camera: pycolmap.Camera) -> Camera:
+    k = camera.calibration_matrix()
+    return Camera(camera.width, camera.height, float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2]))
 
 
 def cam_from_world(pose: Pose) -> pycolmap.Rigid3d:
@@ -61,11 +68,11 @@ def pose_of(image: pycolmap.Image) -> Pose:
     return Pose.from_matrix(image.cam_from_world().matrix()).inverse()
 
 
-def empty_model(cameras: Sequence[Camera], names: Sequence[str], poses: Sequence[Pose | None]) -> pycolmap.Reconstruction:
+def empty_model(cameras: Sequence[Camera], names: Sequence[str], poses: Sequence[Pose | None], known: bool = True) -> pycolmap.Reconstruction:
     """A model without points. ``cameras`` holds one camera for all images, or one an image; images without pose are absent."""
     model = pycolmap.Reconstruction()
     for index, camera in enumerate(cameras):
-        model.add_camera_with_trivial_rig(colmap_camera(camera, index + 1))
+        model.add_camera_with_trivial_rig(colmap_camera(camera, index + 1, known))
     for index, (name, pose) in enumerate(zip(names, poses)):
         if pose is not None:
             camera_id = 1 if len(cameras) == 1 else index + 1
@@ -74,9 +81,12 @@ def empty_model(cameras: Sequence[Camera], names: Sequence[str], poses: Sequence
     return model
 
 
-def write_database(path: Path, cameras: Sequence[Camera], names: Sequence[str], features: Sequence[Features]) -> None:
-    """A new COLMAP database with the images and their features (descriptors as bytes where they are SIFT's)."""
-    model = empty_model(cameras, names, [Pose.identity()] * len(names))
+def write_database(path: Path, cameras: Sequence[Camera], names: Sequence[str], features: Sequence[Features], known: bool) -> None:
+    """A new COLMAP database with the images and their features (descriptors only where they are SIFT's).
+
+    known: the cameras' focal lengths are given and no guess.
+    """
+    model = empty_model(cameras, names, [Pose.identity()] * len(names), known)
     with pycolmap.Database.open(path) as database, pycolmap.DatabaseTransaction(database):
         for camera in model.cameras.values():
             database.write_camera(camera, use_camera_id=True)
@@ -89,7 +99,7 @@ def write_database(path: Path, cameras: Sequence[Camera], names: Sequence[str], 
             found = features[image_id - 1]
             database.write_image(model.images[image_id], use_image_id=True)
             database.write_keypoints(image_id, found.keypoints.astype(np.float32))
-            if found.descriptors.shape[1] == 128:
+            if is_sift(found):
                 data = pycolmap.FeatureDescriptors(pycolmap.FeatureExtractorType.SIFT, quantised(found.descriptors))
                 database.write_descriptors(image_id, data)
 
@@ -106,6 +116,22 @@ def match_sift(path: Path, names: Sequence[str], pairs: np.ndarray, tolerances: 
         pairing = pycolmap.ImportedPairingOptions(match_list_path=listing)
         pycolmap.match_image_pairs(path, matching, pairing, verification, pycolmap.Device.cpu)
     listing.unlink(missing_ok=True)
+
+
+def match_pairwise(
+    path: Path, names: Sequence[str], features: Sequence[Features], pairs: np.ndarray, source: FeatureSource, tolerances: Tolerances,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Match pairs (M, 2) of image indices by the source's own matcher, and keep what agrees with one relative pose."""
+    listing = path.with_name(".pairs.txt")
+    with pycolmap.Database.open(path) as database:
+        for number, (i, j) in enumerate(pairs):
+            progress(0.95 * number / len(pairs), f"matching {len(pairs)} image pairs")
+            database.write_matches(i + 1, j + 1, source.match(features[i], features[j]).astype(np.uint32))
+    progress(0.95, "verifying the matches")
+    listing.write_text("".join(f"{names[i]} {names[j]}\n" for i, j in pairs))
+    pycolmap.verify_matches(path, listing, verification_options(tolerances))
+    listing.unlink()
 
 
 def verification_options(tolerances: Tolerances) -> pycolmap.TwoViewGeometryOptions:
@@ -136,16 +162,16 @@ def verified_pairs(path: Path) -> list[VerifiedPair]:
     return pairs
 
 
-def mapping_options(tolerances: Tolerances) -> pycolmap.IncrementalPipelineOptions:
+def mapping_options(tolerances: Tolerances, known: bool = True) -> pycolmap.IncrementalPipelineOptions:
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = SEED
     options.num_threads = threads()
     options.extract_colors = False
-    # the intrinsics are given, and refining them bends a map of few or planar points
-    options.ba_refine_focal_length = False
+    # where the intrinsics are given, refining them would bend a map of few or planar points
+    options.ba_refine_focal_length = not known
     options.ba_refine_principal_point = False
     options.ba_refine_extra_params = False
-    options.mapper.abs_pose_refine_focal_length = False
+    options.mapper.abs_pose_refine_focal_length = not known
     options.mapper.abs_pose_refine_extra_params = False
     options.mapper.filter_max_reproj_error = tolerances.reprojection
     options.mapper.init_min_num_inliers = 50
@@ -161,8 +187,13 @@ def mapping_options(tolerances: Tolerances) -> pycolmap.IncrementalPipelineOptio
     return options
 
 
-def map_incrementally(path: Path, images: Path, out: Path, count: int, tolerances: Tolerances, progress: Progress) -> list[pycolmap.Reconstruction]:
-    """Structure from motion (Schönberger and Frahm, 2016) on verified pairs; models in their own frames, largest first."""
+def map_incrementally(
+    path: Path, images: Path, out: Path, count: int, tolerances: Tolerances, known: bool, progress: Progress
+) -> list[pycolmap.Reconstruction]:
+    """Structure from motion (Schönberger and Frahm, 2016) on verified pairs; models in their own frames, largest first.
+
+    known: the cameras' focal lengths are given and stay.
+    """
     registered = [1]
 
     def next_image():
@@ -170,7 +201,7 @@ def map_incrementally(path: Path, images: Path, out: Path, count: int, tolerance
         progress(min(registered[0] / count, 1.0), f"registered {min(registered[0], count)} of {count} images")
 
     out.mkdir(exist_ok=True)
-    models = pycolmap.incremental_mapping(path, images, out, mapping_options(tolerances), next_image_callback=next_image)
+    models = pycolmap.incremental_mapping(path, images, out, mapping_options(tolerances, known), next_image_callback=next_image)
     return sorted(models.values(), key=lambda model: -model.num_reg_images())
 
 
@@ -182,10 +213,10 @@ def triangulate(model: pycolmap.Reconstruction, path: Path, images: Path, out: P
     return pycolmap.triangulate_points(model, path, images, out, True, options, False)
 
 
-def adjust(model: pycolmap.Reconstruction) -> None:
-    """Bundle adjustment of poses and points, in place; a robust loss, the intrinsics stay."""
+def adjust(model: pycolmap.Reconstruction, known: bool = True) -> None:
+    """Bundle adjustment of poses and points (and of focal lengths that are not ``known``), in place, with a robust loss."""
     options = pycolmap.BundleAdjustmentOptions(
-        refine_focal_length=False, refine_principal_point=False, refine_extra_params=False, print_summary=False
+        refine_focal_length=not known, refine_principal_point=False, refine_extra_params=False, print_summary=False
     )
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     options.ceres.loss_function_scale = 1.0

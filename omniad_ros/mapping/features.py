@@ -7,9 +7,10 @@ survey are kept in an HDF5 file in hloc's layout, so either side can read the ot
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import cv2
 import h5py
@@ -20,34 +21,49 @@ from omniad_ros.feedback import OmniadError
 KEYPOINT_ORIGIN = 0.5
 """hloc stores keypoints with pixel centres at integers; this package has them at half-integers, as COLMAP does."""
 
+STORED = ("keypoints", "scores", "descriptors", "image_size")
+EXAMPLE = "hloc/superpoint_max/superpoint+lightglue/netvlad"
+
 
 @dataclass(frozen=True)
 class Features:
     """Local features of one image.
 
     keypoints: (N, 2) float32 pixels, pixel centres at half-integers; descriptors: (N, D) float32, unit length;
-    scores: (N,) float32, larger is better; size: (width, height) of the image in pixels.
+    scores: (N,) float32, larger is better; size: (width, height) of the image in pixels; extra: what else a matcher
+    asks for, such as scales and orientations, each (N, ...).
     """
 
     keypoints: np.ndarray
     descriptors: np.ndarray
     scores: np.ndarray
     size: tuple[int, int]
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keypoints)
 
 
 class FeatureSource(Protocol):
-    """What the map and the localizer need of a kind of features.
+    """A kind of features: all that the map and the localizer need to know of it.
 
     similarity: cosine of two descriptors above which they may well show the same point.
+    pairwise: images are matched with each other by `match`; otherwise descriptors are compared by their distance.
+    workers: in how many threads `extract` may be called at once; 0 for as many as there are cores.
     """
 
     similarity: float
+    pairwise: bool
+    workers: int
 
     def extract(self, image: np.ndarray) -> Features:
-        """Features of a uint8 RGB image (H, W, 3). Must be callable from several threads."""
+        """Features of a uint8 RGB image (H, W, 3)."""
+
+    def match(self, first: Features, second: Features) -> np.ndarray:
+        """Matches (M, 2) of keypoint indices; only where the source is ``pairwise``."""
+
+    def look(self, image: np.ndarray) -> np.ndarray | None:
+        """Global descriptor (K,), unit length, of a uint8 RGB image; None where retrieval is to go by the local ones."""
 
     def describe(self) -> dict:
         """The source's name and options as JSON; `open_source` makes the same source from it."""
@@ -72,7 +88,9 @@ class SiftSource:
     """SIFT (Lowe, 2004) by pycolmap on the CPU, described as RootSIFT (Arandjelović and Zisserman, 2012)."""
 
     options: SiftOptions = field(default_factory=SiftOptions)
-    similarity: float = 0.85
+    similarity: ClassVar[float] = 0.85
+    pairwise: ClassVar[bool] = False
+    workers: ClassVar[int] = 0
 
     def extract(self, image: np.ndarray) -> Features:
         import pycolmap
@@ -97,20 +115,50 @@ class SiftSource:
             (width, height),
         )
 
+    def match(self, first: Features, second: Features) -> np.ndarray:
+        raise NotImplementedError("SIFT is matched by descriptor distance")
+
+    def look(self, image: np.ndarray) -> None:
+        return None
+
     def describe(self) -> dict:
         return {"features": "sift", "options": asdict(self.options)}
+
+
+def named_source(name: str) -> FeatureSource:
+    """A feature source by name: ``sift``, or ``hloc/EXTRACTOR/MATCHER[/RETRIEVAL]`` by hloc's configuration names.
+
+    Raises OmniadError where the name is unknown or hloc is not installed.
+    """
+    kind, *rest = name.split("/")
+    if kind == "sift" and not rest:
+        return SiftSource()
+    if kind == "hloc" and len(rest) in (2, 3):
+        from omniad_ros.mapping.hloc_features import HlocOptions, HlocSource
+
+        return HlocSource(HlocOptions(*rest))
+    raise OmniadError(f"there are no features named '{name}': give 'sift' or 'hloc/EXTRACTOR/MATCHER[/RETRIEVAL]', e.g. {EXAMPLE}")
 
 
 def open_source(description: dict) -> FeatureSource:
     """The feature source that a map was built with. Raises OmniadError where it is unknown or not installed."""
     if description.get("features") == "sift":
         return SiftSource(SiftOptions(**description["options"]))
+    if description.get("features") == "hloc":
+        from omniad_ros.mapping.hloc_features import HlocOptions, HlocSource
+
+        return HlocSource(HlocOptions(**description["options"]))
     raise OmniadError(f"the map was built with features of an unknown kind, '{description.get('features')}'; update omniad_ros")
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors (..., D) scaled to unit length; zero stays zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def is_sift(features: Features) -> bool:
+    """Whether descriptors are histograms as SIFT's, which bytes hold as well as floats do."""
+    return features.descriptors.shape[1] == 128 and (len(features) == 0 or features.descriptors.min() >= 0)
 
 
 def quantised(descriptors: np.ndarray) -> np.ndarray:
@@ -131,9 +179,10 @@ def write_features(file: h5py.File, name: str, features: Features) -> None:
     group = file.create_group(name)
     group["keypoints"] = features.keypoints - np.float32(KEYPOINT_ORIGIN)
     group["scores"] = features.scores.astype(np.float16)
-    nonnegative = len(features) == 0 or features.descriptors.min() >= 0
-    group["descriptors"] = (quantised(features.descriptors) if nonnegative else features.descriptors.astype(np.float16)).T
+    group["descriptors"] = (quantised(features.descriptors) if is_sift(features) else features.descriptors.astype(np.float16)).T
     group["image_size"] = np.array(features.size)
+    for key, values in features.extra.items():
+        group[key] = values
 
 
 def read_features(file: h5py.File, name: str) -> Features:
@@ -142,7 +191,8 @@ def read_features(file: h5py.File, name: str) -> Features:
     keypoints = group["keypoints"][()].astype(np.float32) + np.float32(KEYPOINT_ORIGIN)
     scores = group["scores"][()].astype(np.float32) if "scores" in group else np.ones(len(keypoints), np.float32)
     descriptors = unit(group["descriptors"][()].T.astype(np.float32))
-    return Features(keypoints, descriptors, scores, tuple(int(s) for s in group["image_size"][()]))
+    extra = {key: group[key][()] for key in group if key not in STORED}
+    return Features(keypoints, descriptors, scores, tuple(int(s) for s in group["image_size"][()]), extra)
 
 
 def write_description(file: h5py.File, source: FeatureSource) -> None:

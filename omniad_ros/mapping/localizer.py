@@ -2,7 +2,8 @@
 
 First a pose from matches to the survey images near the prior (or, without one, to those that look like the frame) by
 perspective-n-point and RANSAC; then, around that pose, every map point that should be visible is searched for where it
-should be, and the pose is refined on all that are found. A pose that few or crowded points support is not given out.
+should be, and the pose is refined on all that are found. A pose that few, crowded or chance matches support is not
+given out.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pycolmap
-from safetensors.numpy import load_file
 from scipy.spatial import cKDTree
 
-from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Camera, Pose
-from omniad_ros.mapping import colmap
-from omniad_ros.mapping.building import FEATURES, LOOKS, MODEL
-from omniad_ros.mapping.features import Features, FeatureSource, open_features, open_source, read_description, unit
-from omniad_ros.mapping.pairs import pose_embedding
-from omniad_ros.mapping.retrieval import nearest_images, vlad
+from omniad_ros.mapping import absolute_pose
+from omniad_ros.mapping.colmap import Tolerances
+from omniad_ros.mapping.features import Features
+from omniad_ros.mapping.stored_map import StoredMap
 from omniad_ros.site import SparsePoints
+
+GRID = np.array([8, 6])
 
 
 @dataclass(frozen=True)
 class LocalizerOptions:
     """retrieved, neighbours: survey images a frame is matched with, by looks and around a pose.
+    pairwise: how many of them, for features with a matcher of their own.
+    coarse_keypoints: the first pose comes from about so many keypoints (at least); all take part in refining it.
     window: how far from its predicted place a point is searched with a prior, as a share of the frame's longest side.
     ratio: a match must be so much nearer (in descriptor space) than the next map point.
     min_inliers, min_share, min_cells: a pose needs so many inliers more than three times what chance would bring, being
@@ -36,6 +37,7 @@ class LocalizerOptions:
 
     retrieved: int = 10
     neighbours: int = 12
+    pairwise: int = 5
     coarse_keypoints: int = 700
     window: float = 0.3
     ratio: float = 0.85
@@ -58,56 +60,42 @@ class Localization:
 
 
 @dataclass(frozen=True)
+class _Matches:
+    """2D-3D matches: pixels (N, 2) in the frame, points (N,) indices into the map's points."""
+
+    pixels: np.ndarray
+    points: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, which) -> _Matches:
+        return _Matches(self.pixels[which], self.points[which])
+
+
+@dataclass(frozen=True)
 class _Solution:
+    """A pose and the matches that agree with it; cells: how many cells of the grid over the frame those lie in."""
+
     pose: Pose
-    points: np.ndarray  # (N, 3) inliers in the map
-    pixels: np.ndarray  # (N, 2) where the frame shows them
+    inliers: _Matches
+    cells: int
 
 
 class Localizer:
-    """Localizes frames in a map. Make one with `Localizer.load`. Deterministic: the same input gives the same pose."""
+    """Localizes frames in a map. Deterministic: the same input gives the same pose."""
 
-    def __init__(self, source: FeatureSource, points: SparsePoints, poses: list[Pose], looks: np.ndarray, vocabulary: np.ndarray,
-                 descriptors: np.ndarray, options: LocalizerOptions):  # fmt: skip
-        """descriptors: (K, D) of each observation in ``points``, whose observations are sorted by image."""
-        self.source, self.points, self.poses, self.options = source, points, poses, options
-        self.looks, self.vocabulary, self.descriptors = looks, vocabulary, descriptors
-        self.xyz = points.xyz.astype(np.float64)
-        self.first = np.searchsorted(points.image, np.arange(len(poses) + 1))
-        depth = [np.median((self.xyz[points.point[a:b]] - p.translation) @ p.rotation[:, 2]) if b > a else np.nan
-                 for a, b, p in zip(self.first, self.first[1:], poses)]  # fmt: skip
-        self.scale = float(np.nanmedian(depth))
-        self.tree = cKDTree(pose_embedding(poses, self.scale))
+    def __init__(self, stored: StoredMap, options: LocalizerOptions):
+        self._map, self.options = stored, options
 
     @staticmethod
     def load(map_dir: Path, options: LocalizerOptions | None = None) -> Localizer:
-        """Open the map that `build_map` wrote. Raises OmniadError where a part is missing or of another kind."""
-        map_dir = Path(map_dir)
-        try:
-            model = pycolmap.Reconstruction(map_dir / MODEL)
-            points = SparsePoints(**load_file(map_dir / "points.safetensors"))
-        except Exception as error:  # pycolmap and safetensors raise their own kinds for what is missing or damaged
-            raise OmniadError(f"the map in {map_dir} cannot be read ({error}); build the site again") from error
-        ids = sorted(model.reg_image_ids())
-        number = {point_id: n for n, point_id in enumerate(sorted(model.points3D))}
-        image, point, pixel, descriptors, looks = [], [], [], [], []
-        with open_features(map_dir / FEATURES) as features, open_features(map_dir / LOOKS) as global_features:
-            source = open_source(read_description(features))
-            vocabulary = global_features.attrs["vocabulary"].astype(np.float32)
-            for index, image_id in enumerate(ids):
-                entry = model.images[image_id]
-                seen = np.array(entry.get_observation_point2D_idxs(), dtype=int)
-                described = features[entry.name]["descriptors"][()].T
-                descriptors.append(described[seen])
-                image.append(np.full(len(seen), index, np.int32))
-                point.append(np.array([number[p.point3D_id] for p in entry.get_observation_points2D()], np.int32))
-                pixel.append(np.array([p.xy for p in entry.get_observation_points2D()], np.float32).reshape(-1, 2))
-                looks.append(global_features[entry.name]["global_descriptor"][()])
-        points = SparsePoints(points.xyz, points.rgb, np.concatenate(image), np.concatenate(point), np.concatenate(pixel))
-        poses = [colmap.pose_of(model.images[i]) for i in ids]
-        return Localizer(
-            source, points, poses, np.stack(looks).astype(np.float32), vocabulary, np.concatenate(descriptors), options or LocalizerOptions()
-        )
+        """Open the map that `build_map` wrote. Raises OmniadError where a part is missing, damaged or not supported here."""
+        return Localizer(StoredMap(Path(map_dir)), options or LocalizerOptions())
+
+    @property
+    def points(self) -> SparsePoints:
+        return self._map.points
 
     def localize(self, image: np.ndarray, camera: Camera, prior: Pose | None = None) -> Localization:
         """Localize a frame.
@@ -118,70 +106,77 @@ class Localizer:
         """
         if image.shape[:2] != (camera.height, camera.width):
             raise ValueError(f"the image is {image.shape[1]}x{image.shape[0]}, its camera {camera.width}x{camera.height}")
-        frame = self.source.extract(image)
-        if len(frame) >= self.options.min_inliers:
+        frame, options = self._map.source.extract(image), self.options
+        if len(frame) >= options.min_inliers:
             if prior is not None:
-                found = self._solve(frame, camera, self._near(prior), prior)
+                near = self._map.near(prior, options.neighbours)
+                found = self._solve(frame, camera, self._matches(frame, camera, near, prior, options.coarse_keypoints))
                 if found is not None:
                     return self._localization(found, camera, "tracked")
-            looks = vlad(frame.descriptors, self.vocabulary)
-            found = self._solve(frame, camera, nearest_images(looks, self.looks, self.options.retrieved), None)
-            if found is not None:
-                return self._localization(found, camera, "relocalized")
+            # most frames are found with little effort, the others deserve more before they are given up
+            for images, keypoints in ((options.retrieved, options.coarse_keypoints), (3 * options.retrieved, len(frame))):
+                alike = self._map.alike(image, frame, images)
+                found = self._solve(frame, camera, self._matches(frame, camera, alike, None, keypoints))
+                if found is not None:
+                    return self._localization(found, camera, "relocalized")
         return Localization(None, None, 0, "lost")
 
-    def _near(self, pose: Pose) -> np.ndarray:
-        """Indices of the survey images that see most of what a camera at ``pose`` sees."""
-        count = min(self.options.neighbours, len(self.poses))
-        _, index = self.tree.query(pose_embedding([pose], self.scale)[0], k=count)
-        return np.atleast_1d(index)
+    def _localization(self, found: _Solution, camera: Camera, verdict: str) -> Localization:
+        covariance = absolute_pose.covariance(camera, found.pose, found.inliers.pixels, self._map.xyz[found.inliers.points])
+        return Localization(found.pose, covariance, len(found.inliers), verdict)
 
-    def _solve(self, frame: Features, camera: Camera, images: np.ndarray, prior: Pose | None) -> _Solution | None:
-        tolerances = colmap.Tolerances.for_size(camera.width, camera.height)
-        keypoint, point = self._match(frame, camera, images, prior)
-        pose = _perspective(camera, frame.keypoints[keypoint], self.xyz[point], tolerances.match)
-        if pose is None:
-            return None
-        # the first pose may rest on views from elsewhere: search again around it, and again with what that taught
-        for radius in (3.0 * tolerances.match, 1.5 * tolerances.match):
-            keypoint, point, offset = self._search(frame, camera, pose, radius)
-            inlier = offset < tolerances.match if radius < 2 * tolerances.match else np.ones(len(offset), bool)
-            if inlier.sum() < self.options.min_inliers:
+    def _solve(self, frame: Features, camera: Camera, matches: _Matches) -> _Solution | None:
+        """The trusted pose that matches with outliers speak for.
+
+        One object that was moved may outvote a dull background, so the matches that contradict the first pose are heard
+        as well, and the pose whose support is spread wider over the frame wins.
+        """
+        best, tolerance = None, Tolerances.for_size(camera.width, camera.height).match
+        for _ in range(2):
+            estimated = absolute_pose.estimate(camera, matches.pixels, self._map.xyz[matches.points], tolerance)
+            if estimated is None:
+                break
+            pose, inlier = estimated
+            solution = self._refined(frame, camera, pose, tolerance)
+            if solution is not None and (best is None or solution.cells > best.cells):
+                best = solution
+            matches = matches[~inlier]
+            if len(matches) < 0.25 * len(inlier):
+                break
+        return best
+
+    def _refined(self, frame: Features, camera: Camera, pose: Pose, tolerance: float) -> _Solution | None:
+        """A first pose, refined on all points found around it; None where they do not bear it out."""
+        # the first pose may rest on views from elsewhere: search around it, and again with what that taught
+        expected = self._map.appearance(self._map.near(pose, self.options.neighbours))
+        for radius in (3.0 * tolerance, 1.5 * tolerance):
+            found = self._search(frame, camera, pose, expected, radius)
+            if len(found) < self.options.min_inliers:
                 return None
-            pose = _refine(camera, pose, frame.keypoints[keypoint], self.xyz[point], inlier)
-        pixels, points = frame.keypoints[keypoint].astype(np.float64), self.xyz[point]
-        error = np.linalg.norm(camera.project(pose.inverse().apply(points)) - pixels, axis=1)
-        inlier = error < tolerances.match
-        solution = _Solution(pose, points[inlier], pixels[inlier])
-        chance = self._by_chance(frame, camera, pose, tolerances.match)
-        return solution if self._trusted(solution, camera, len(keypoint), chance) else None
+            pose = absolute_pose.refine(camera, pose, found.pixels, self._map.xyz[found.points])
+        predicted = camera.project(pose.inverse().apply(self._map.xyz[found.points]))
+        inliers = found[np.linalg.norm(predicted - found.pixels, axis=1) < tolerance]
+        cells = len(np.unique((inliers.pixels / [camera.width, camera.height] * GRID).astype(int), axis=0))
+        enough = len(inliers) >= self.options.min_share * len(found) and cells >= self.options.min_cells
+        # how many a wrong pose would have: those found when every point is sought some way off its place
+        away = ((10.0 * tolerance, 0.0), (0.0, -10.0 * tolerance))
+        chance = np.mean([len(self._search(frame, camera, pose, expected, tolerance, shift)) for shift in away])
+        return _Solution(pose, inliers, cells) if enough and len(inliers) >= self.options.min_inliers + 3.0 * chance else None
 
-    def _by_chance(self, frame: Features, camera: Camera, pose: Pose, radius: float) -> float:
-        """How many guided matches a wrong pose would have: those found when every point is sought some way off its place."""
-        away = 10.0 * radius
-        return float(np.mean([len(self._search(frame, camera, pose, radius, shift)[0]) for shift in ((away, 0.0), (0.0, -away))]))
-
-    def _appearance(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The points (M,) that the given images observed, and their mean descriptors there (M, D)."""
-        rows = np.concatenate([np.arange(self.first[i], self.first[i + 1]) for i in images])
-        if len(rows) == 0:
-            return np.empty(0, int), np.empty((0, self.descriptors.shape[1]), np.float32)
-        rows = rows[np.argsort(self.points.point[rows], kind="stable")]
-        point, start = np.unique(self.points.point[rows], return_index=True)
-        return point, unit(np.add.reduceat(unit(self.descriptors[rows].astype(np.float32)), start, axis=0))
-
-    def _match(self, frame: Features, camera: Camera, images: np.ndarray, prior: Pose | None) -> tuple[np.ndarray, np.ndarray]:
-        """Distinctive mutual matches (keypoint, point) between the frame and the points that the images observed."""
-        point, described = self._appearance(images)
+    def _matches(self, frame: Features, camera: Camera, images: np.ndarray, prior: Pose | None, keypoints: int) -> _Matches:
+        """Distinctive matches between about so many ``keypoints`` of the frame and the points that the images observed."""
+        if self._map.source.pairwise:
+            return self._matches_by_pairs(frame, images[: self.options.pairwise])
+        point, described = self._map.appearance(images)
         window = self.options.window * max(camera.width, camera.height)
         if prior is not None:
-            predicted = camera.project(prior.inverse().apply(self.xyz[point])).astype(np.float32)
+            predicted = camera.project(prior.inverse().apply(self._map.xyz[point])).astype(np.float32)
             with np.errstate(invalid="ignore"):
                 inside = ((predicted > -window) & (predicted < [camera.width + window, camera.height + window])).all(axis=1)
             point, described, predicted = point[inside], described[inside], predicted[inside]
         if len(point) < 2:
-            return np.empty(0, int), np.empty(0, int)
-        chosen = np.arange(len(frame))[:: max(1, len(frame) // self.options.coarse_keypoints)]
+            return _Matches(np.empty((0, 2)), np.empty(0, int))
+        chosen = np.arange(len(frame))[:: max(1, len(frame) // keypoints)]
         similarity = frame.descriptors[chosen] @ described.T
         if prior is not None:
             outside = np.abs(frame.keypoints[chosen, None, 0] - predicted[None, :, 0]) > window
@@ -194,75 +189,39 @@ class Localizer:
         second = similarity.argmax(axis=1)
         distance, next_distance = (np.sqrt(np.maximum(2.0 - 2.0 * c, 0.0)) for c in (cosine, similarity[rows, second]))
         # two tracks of one physical point must not cancel each other
-        twins = np.linalg.norm(self.xyz[point[best]] - self.xyz[point[second]], axis=1) < 0.01 * self.scale
+        twins = np.linalg.norm(self._map.xyz[point[best]] - self._map.xyz[point[second]], axis=1) < 0.01 * self._map.scale
         kept = (rival[best] == rows) & ((distance < self.options.ratio * next_distance) | twins) & (cosine > 0.7)
-        return chosen[kept], point[best[kept]]
+        return _Matches(frame.keypoints[chosen[kept]], point[best[kept]])
 
-    def _search(self, frame: Features, camera: Camera, pose: Pose, radius: float, shift: tuple[float, float] = (0.0, 0.0)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Guided matches (keypoint, point, offset px): the best keypoint within ``radius`` of where each point should be.
+    def _matches_by_pairs(self, frame: Features, images: np.ndarray) -> _Matches:
+        """What the features' own matcher finds between the frame and each image, where that saw a point."""
+        pairs = []
+        for image in images:
+            features = self._map.features(int(image))
+            mine, theirs = self._map.source.match(frame, features).T
+            pairs.append(np.stack([mine, self._map.point_of_keypoint(image, len(features))[theirs]], axis=1))
+        pairs = np.unique(np.concatenate(pairs), axis=0)
+        pairs = pairs[pairs[:, 1] >= 0]
+        return _Matches(frame.keypoints[pairs[:, 0]], pairs[:, 1])
 
-        shift: seek every point so many pixels off that place.
+    def _search(
+        self, frame: Features, camera: Camera, pose: Pose, expected: tuple[np.ndarray, np.ndarray], radius: float, shift=(0.0, 0.0)
+    ) -> _Matches:
+        """Guided matches: the most similar keypoint within ``radius`` pixels of where each expected point should be.
+
+        expected: points (M,) and their descriptors (M, D); shift: seek every point so many pixels off its place.
         """
-        point, described = self._appearance(self._near(pose))
-        predicted = camera.project(pose.inverse().apply(self.xyz[point])) + shift
+        point, described = expected
+        predicted = camera.project(pose.inverse().apply(self._map.xyz[point])) + shift
         with np.errstate(invalid="ignore"):
             visible = ((predicted > 0) & (predicted < [camera.width, camera.height])).all(axis=1)
         point, described, predicted = point[visible], described[visible], predicted[visible]
         gap, near = cKDTree(frame.keypoints).query(predicted, k=min(8, len(frame)), distance_upper_bound=radius)
         column, rank = np.nonzero(np.isfinite(gap))
-        row, offset = near[column, rank], gap[column, rank]
+        row = near[column, rank]
         similarity = np.einsum("nd,nd->n", frame.descriptors[row], described[column])
         order = np.argsort(-similarity, kind="stable")
-        order = order[similarity[order] > self.source.similarity]
+        order = order[similarity[order] > self._map.source.similarity]
         # best first: a match stands when neither its keypoint nor its point has a better one
         kept = order[np.intersect1d(np.unique(row[order], return_index=True)[1], np.unique(column[order], return_index=True)[1])]
-        return row[kept], point[column[kept]], offset[kept]
-
-    def _trusted(self, solution: _Solution, camera: Camera, candidates: int, chance: float) -> bool:
-        count = len(solution.points)
-        if count < self.options.min_inliers + 3.0 * chance or count < self.options.min_share * candidates:
-            return False
-        cells = np.unique((solution.pixels / [camera.width, camera.height] * [8, 6]).astype(int), axis=0)
-        return len(cells) >= self.options.min_cells
-
-    def _localization(self, solution: _Solution, camera: Camera, verdict: str) -> Localization:
-        return Localization(solution.pose, pose_covariance(camera, solution.pose, solution.points, solution.pixels), len(solution.points), verdict)
-
-
-def _perspective(camera: Camera, pixels: np.ndarray, points: np.ndarray, max_error: float) -> Pose | None:
-    """Pose from 2D-3D matches with outliers, by LO-RANSAC with P3P (pycolmap)."""
-    if len(pixels) < 6:
-        return None
-    options = pycolmap.AbsolutePoseEstimationOptions()
-    options.ransac.max_error = max_error
-    options.ransac.random_seed = colmap.SEED
-    options.ransac.min_inlier_ratio = 0.05
-    result = pycolmap.estimate_absolute_pose(pixels.astype(np.float64), points, colmap.colmap_camera(camera), options)
-    return None if result is None else Pose.from_matrix(result["cam_from_world"].matrix()).inverse()
-
-
-def _refine(camera: Camera, pose: Pose, pixels: np.ndarray, points: np.ndarray, inlier: np.ndarray) -> Pose:
-    """Least squares of the reprojection error under a Cauchy loss."""
-    options = pycolmap.AbsolutePoseRefinementOptions(loss_function_scale=0.5, gradient_tolerance=1e-4)
-    result = pycolmap.refine_absolute_pose(
-        colmap.cam_from_world(pose), pixels.astype(np.float64), points, inlier, colmap.colmap_camera(camera), options
-    )
-    return pose if result is None else Pose.from_matrix(result["cam_from_world"].matrix()).inverse()
-
-
-def pose_covariance(camera: Camera, pose: Pose, points: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Covariance (6, 6) of x y z (m) and rotation about x y z (rad) in map axes, from the spread of the residuals.
-
-    points: (N, 3) in the map; pixels: (N, 2) where the frame shows them.
-    """
-    arms = points - pose.translation
-    x, y, z = (arms @ pose.rotation).T
-    zero = np.zeros_like(z)
-    projection = np.stack([camera.fx / z, zero, -camera.fx * x / z**2, zero, camera.fy / z, -camera.fy * y / z**2], axis=1).reshape(-1, 2, 3)
-    ax, ay, az = arms.T
-    cross = np.stack([zero, -az, ay, az, zero, -ax, -ay, ax, zero], axis=1).reshape(-1, 3, 3)
-    jacobian = projection @ pose.rotation.T @ np.concatenate([np.tile(-np.eye(3), (len(z), 1, 1)), cross], axis=2)
-    residual = pixels - camera.project(pose.inverse().apply(points))
-    sigma = max(1.4826 * np.median(np.abs(residual)), 0.1)
-    information = np.einsum("nij,nik->jk", jacobian, jacobian) / sigma**2
-    return np.linalg.pinv(information)
+        return _Matches(frame.keypoints[row[kept]], point[column[kept]])

@@ -1,0 +1,94 @@
+"""A map as the localizer holds it in memory: what each survey image observed of which point, and how to look it up."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+from safetensors.numpy import load_file
+from scipy.spatial import cKDTree
+
+from omniad_ros.feedback import OmniadError
+from omniad_ros.geometry import Pose
+from omniad_ros.mapping import colmap
+from omniad_ros.mapping.building import FEATURES, LOOKS, MODEL
+from omniad_ros.mapping.features import Features, open_features, open_source, read_description, read_features, unit
+from omniad_ros.mapping.pairs import pose_embedding
+from omniad_ros.mapping.retrieval import nearest_images, vlad
+from omniad_ros.site import SparsePoints
+
+
+class StoredMap:
+    """The map that `build_map` wrote into a directory.
+
+    points: `SparsePoints`, observations sorted by image; xyz: (P, 3) float64; poses: of each image, `map_from_camera`;
+    scale: a typical distance in metres between camera and points.
+    Raises OmniadError where a part is missing, damaged, or needs software that is not installed.
+    """
+
+    def __init__(self, directory: Path):
+        self._features_path = directory / FEATURES
+        try:
+            model = pycolmap.Reconstruction(directory / MODEL)
+            points = SparsePoints(**load_file(directory / "points.safetensors"))
+        except Exception as error:  # pycolmap and safetensors raise their own kinds for what is missing or damaged
+            raise OmniadError(f"the map in {directory} cannot be read ({error}); build the site again") from error
+        ids = sorted(model.reg_image_ids())
+        self.names = [model.images[i].name for i in ids]
+        self.poses = [colmap.pose_of(model.images[i]) for i in ids]
+        number = {point_id: n for n, point_id in enumerate(sorted(model.points3D))}
+        image, point, pixel, keypoint, descriptors, looks = [], [], [], [], [], []
+        with open_features(self._features_path) as features, open_features(directory / LOOKS) as global_features:
+            self.source = open_source(read_description(features))
+            self._vocabulary = global_features.attrs["vocabulary"].astype(np.float32) if "vocabulary" in global_features.attrs else None
+            for index, image_id in enumerate(ids):
+                entry = model.images[image_id]
+                seen, observed = np.array(entry.get_observation_point2D_idxs(), dtype=int), entry.get_observation_points2D()
+                image.append(np.full(len(seen), index, np.int32))
+                point.append(np.array([number[p.point3D_id] for p in observed], np.int32))
+                pixel.append(np.array([p.xy for p in observed], np.float32).reshape(-1, 2))
+                keypoint.append(seen)
+                descriptors.append(features[entry.name]["descriptors"][()].T[seen])
+                looks.append(global_features[entry.name]["global_descriptor"][()])
+        self.points = SparsePoints(points.xyz, points.rgb, *(np.concatenate(x) for x in (image, point, pixel)))
+        self.xyz = points.xyz.astype(np.float64)
+        self._keypoint, self._descriptors = np.concatenate(keypoint), np.concatenate(descriptors)
+        self._looks = np.stack(looks).astype(np.float32)
+        self._first = np.searchsorted(self.points.image, np.arange(len(ids) + 1))
+        depths = [(self.xyz[self.points.point[self._rows(i)]] - p.translation) @ p.rotation[:, 2] for i, p in enumerate(self.poses)]
+        self.scale = float(np.median(np.concatenate(depths)))
+        self._tree = cKDTree(pose_embedding(self.poses, self.scale))
+
+    def near(self, pose: Pose, count: int) -> np.ndarray:
+        """Indices of the ``count`` images that see most of what a camera at ``pose`` sees, best first."""
+        return np.atleast_1d(self._tree.query(pose_embedding([pose], self.scale)[0], k=min(count, len(self.poses)))[1])
+
+    def alike(self, image: np.ndarray, frame: Features, count: int) -> np.ndarray:
+        """Indices of the ``count`` images that look most like a frame (uint8 RGB, and its features), best first."""
+        look = vlad(frame.descriptors, self._vocabulary) if self._vocabulary is not None else self.source.look(image)
+        return nearest_images(look, self._looks, count)
+
+    def appearance(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The points (M,) that the given images observed, and their mean descriptors there (M, D), unit length."""
+        rows = np.concatenate([np.arange(self._first[i], self._first[i + 1]) for i in images])
+        if len(rows) == 0:
+            return np.empty(0, int), np.empty((0, self._descriptors.shape[1]), np.float32)
+        rows = rows[np.argsort(self.points.point[rows], kind="stable")]
+        point, start = np.unique(self.points.point[rows], return_index=True)
+        return point, unit(np.add.reduceat(unit(self._descriptors[rows].astype(np.float32)), start, axis=0))
+
+    def point_of_keypoint(self, image: int, count: int) -> np.ndarray:
+        """(count,) the point that each keypoint of an image observed, -1 where none."""
+        points = np.full(count, -1)
+        points[self._keypoint[self._rows(image)]] = self.points.point[self._rows(image)]
+        return points
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 (a process has one map, and that lives as long)
+    def features(self, image: int) -> Features:
+        with open_features(self._features_path) as file:
+            return read_features(file, self.names[image])
+
+    def _rows(self, image: int) -> slice:
+        return slice(self._first[image], self._first[image + 1])
