@@ -59,7 +59,7 @@ class Tracker:
     def __init__(self, options: TrackerOptions | None = None):
         self.options = options or TrackerOptions()
         self._hypotheses: list[Hypothesis] = []
-        self._gone: list[Track] = []
+        self._gone: list[Hypothesis] = []
         self._created = self._confirmed = 0
 
     @property
@@ -69,8 +69,8 @@ class Tracker:
 
     @property
     def gone(self) -> list[Track]:
-        """Confirmed tracks whose place was seen normal again."""
-        return list(self._gone)
+        """Confirmed tracks whose place was seen normal again, the latest hundred."""
+        return [hypothesis.track() for hypothesis in self._gone]
 
     def update(
         self,
@@ -201,7 +201,7 @@ class Tracker:
             if hypothesis.evidence > 0 and hypothesis.misses < self.options.expire_after and not stale:
                 kept.append(hypothesis)
             elif hypothesis.confirmed:
-                self._gone.append(hypothesis.track())
+                self._gone = [*self._gone[-99:], hypothesis]
         self._hypotheses = kept
 
     def _merge(self) -> None:
@@ -248,6 +248,7 @@ class Tracker:
             "created": self._created,
             "confirmed": self._confirmed,
             "tracks": [sightings.to_dict(hypothesis) for hypothesis in self._hypotheses],
+            "gone": [sightings.to_dict(hypothesis) for hypothesis in self._gone],
         }
 
     @classmethod
@@ -259,6 +260,7 @@ class Tracker:
         try:
             tracker._created, tracker._confirmed = int(data["created"]), int(data["confirmed"])
             tracker._hypotheses = [sightings.from_dict(entry) for entry in data["tracks"]]
+            tracker._gone = [sightings.from_dict(entry) for entry in data["gone"]]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise OmniadError("the saved tracks are damaged; delete them to start clean") from error
         return tracker

@@ -32,7 +32,9 @@ def room_depth(pose):
     with np.errstate(divide="ignore", invalid="ignore"):
         floor = np.where(rays[..., 2] < 0, -eye[2] / rays[..., 2], np.inf)
         for axis in (0, 1):
-            walls += [np.where(s * rays[..., axis] > 0, (4.0 * s - eye[axis]) / rays[..., axis], np.inf) for s in (-1, 1)]
+            walls += [
+                np.where(s * rays[..., axis] > 0, (4.0 * s - eye[axis]) / rays[..., axis], np.inf) for s in (-1, 1)
+            ]
         a, b = ((np.array(corner) - eye) / rays for corner in ((-0.6, -0.6, 0.0), (0.6, 0.6, 1.2)))
         enter, leave = np.minimum(a, b).max(-1), np.maximum(a, b).min(-1)
     block = np.where((enter < leave) & (enter > 0), enter, np.inf)
@@ -70,7 +72,14 @@ def seen(place, size, kind, pose, depth, rng):
     if z < local[:, 2].min() - 0.05:
         return None
     ray = CAMERA.directions()[min(v, 239), min(u, 319)]
-    return Detection((x0, y0, x1, y1), int((x1 - x0) * (y1 - y0) * 0.6), float(rng.uniform(0.6, 0.95)), kind, pose.apply(z * ray), None)
+    return Detection(
+        (x0, y0, x1, y1),
+        int((x1 - x0) * (y1 - y0) * 0.6),
+        float(rng.uniform(0.6, 0.95)),
+        kind,
+        pose.apply(z * ray),
+        None,
+    )
 
 
 def drive(tracker, anomalies, rng, steps, recall=0.75, false_alarms=0.3, noise_m=0.02):
@@ -80,7 +89,16 @@ def drive(tracker, anomalies, rng, steps, recall=0.75, false_alarms=0.3, noise_m
         for _ in range(rng.poisson(false_alarms)):  # floaters and blur: anywhere, in one frame only
             x, y, w, h = *rng.uniform([20, 60], [280, 200]), *rng.uniform(4, 30, 2)
             z = depth[int(y), int(x)]
-            found.append(Detection((x, y, x + w, y + h), int(w * h), 0.6, "changed", pose.apply(z * CAMERA.directions()[int(y), int(x)]), None))
+            found.append(
+                Detection(
+                    (x, y, x + w, y + h),
+                    int(w * h),
+                    0.6,
+                    "changed",
+                    pose.apply(z * CAMERA.directions()[int(y), int(x)]),
+                    None,
+                )
+            )
         off = Pose(pose.rotation, pose.translation + rng.normal(0, noise_m, 3))
         image = np.full((240, 320, 3), step, np.uint8)
         tracker.update(found, CAMERA, off, depth, float(step), (image, image, np.zeros((240, 320), np.float32)))
@@ -120,6 +138,7 @@ def test_a_removed_anomaly_expires_and_a_hidden_one_does_not():
     assert [t.id for t in again] == [first[0].id]
     assert drive(tracker, [], rng, patrol(), false_alarms=0) == []
     assert [t.id for t in tracker.gone] == [first[0].id]
+    assert [t.id for t in Tracker.from_dict(tracker.to_dict()).gone] == [first[0].id]
 
 
 def test_false_alarms_alone_confirm_nothing():
@@ -149,6 +168,12 @@ def test_saved_tracks_go_on_where_they_were():
     assert after[0].snapshot[0].shape == (240, 320, 3)
     again = drive(restored, ANOMALIES, rng, patrol(), false_alarms=0)
     assert {t.id for t in again} >= {t.id for t in before}
-    for damaged in ({}, [], {**saved, "version": 99}, {**saved, "tracks": [{}]}, {**saved, "tracks": [{**saved["tracks"][0], "rays": []}]}):
+    for damaged in (
+        {},
+        [],
+        {**saved, "version": 99},
+        {**saved, "tracks": [{}]},
+        {**saved, "tracks": [{**saved["tracks"][0], "rays": []}]},
+    ):
         with pytest.raises(OmniadError):
             Tracker.from_dict(damaged)
