@@ -95,12 +95,12 @@ def evaluate_dataset(
     inspector = Inspector(site, options=InspectionOptions(tracking=False))
     cameras = _TestCameras(site.mapped.camera, source.camera if source else None)
     alignment = _dataset_frame(site, source)
-    score = _Score(inspector.threshold)
+    score = _Score(inspector.threshold, alignment)
     for index, frame in enumerate(dataset.frames):
         progress(index / len(dataset.frames), f"inspecting {frame.kind}/{frame.image.name}")
         image, mask, camera = cameras.read(frame)
         inspector.reset()
-        score.add(frame, image, mask, inspector.inspect(image, camera, None), camera, alignment)
+        score.add(frame, image, mask, inspector.inspect(image, camera, None), camera)
     metrics = score.result()
     write_json(out / "metrics.json", metrics)
     write_image(out / "contact_sheet.jpg", score.sheet.picture())
@@ -198,16 +198,14 @@ class _Outcome:
 class _Score:
     """Gathers what the test frames gave."""
 
-    def __init__(self, threshold: float):
-        self.threshold = threshold
+    def __init__(self, threshold: float, alignment: Alignment | None):
+        self.threshold, self.alignment = threshold, alignment
         self.pixel = PixelMeter(threshold)
         self.kinds: dict[str, PixelMeter] = {}
         self.outcomes: list[_Outcome] = []
         self.sheet = ContactSheet()
 
-    def add(
-        self, frame: TestFrame, image: np.ndarray, mask: np.ndarray, inspection, camera: Camera, alignment: Alignment | None
-    ) -> None:
+    def add(self, frame: TestFrame, image: np.ndarray, mask: np.ndarray, inspection, camera: Camera) -> None:
         from omniad_ros.inspection import resize
 
         f1 = None
@@ -216,8 +214,8 @@ class _Score:
             self.kinds.setdefault(frame.kind, PixelMeter(self.threshold)).add(inspection.heatmap, mask)
         localized = inspection.localization.pose is not None
         metres = degrees = None
-        if localized and frame.pose is not None and alignment is not None:
-            metres, degrees = alignment.pose(inspection.localization.pose).distance(frame.pose)
+        if localized and frame.pose is not None and self.alignment is not None:
+            metres, degrees = self.alignment.pose(inspection.localization.pose).distance(frame.pose)
         quality = covered = None
         if inspection.rendering is not None:
             height, width = inspection.rendering.depth.shape
@@ -243,7 +241,7 @@ class _Score:
             auroc = None if kind == "good" else image_auroc(good + own, [False] * len(good) + [True] * len(own))
             meter = self.kinds.get(kind, PixelMeter(self.threshold))
             kinds[kind] = {"frames": len(own), "pixel": _rounded(meter.result()), "image": _rounded({"auroc": auroc})}
-        posed = [o for o in outcomes if o.frame.pose is not None]
+        posed = [o for o in outcomes if o.frame.pose is not None and self.alignment is not None]
         errors = [(o.metres, o.degrees) for o in posed if o.metres is not None]
         success = [m <= SUCCESS_METRES and d <= SUCCESS_DEGREES for m, d in errors]
         fit = [o for o in outcomes if o.psnr is not None and (o.frame.normal or not good)]
