@@ -1,15 +1,13 @@
 """Inspect with a real robot: ros2 launch omniad_ros inspect.launch.py site:=SITE image:=… camera_info:=… odom:=…"""
 
-import sys
 from pathlib import Path
 
-from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
+from omniad_ros.nodes.processes import program
 
-PACKAGE = "omniad_ros"
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 NAMESPACE = "/omniad"
 ARGUMENTS = {
@@ -30,16 +28,6 @@ ARGUMENTS = {
 RVIZ_TOPICS = ("map_points", "route", "pose", "markers", "overlay", "reference/image")
 
 
-def executable(name: str) -> dict:
-    """How to start one of our nodes: installed in a workspace, or by this Python from a pip-only environment."""
-    try:
-        if (Path(get_package_prefix(PACKAGE)) / "lib" / PACKAGE / name).exists():
-            return {"package": PACKAGE, "executable": name}
-    except (PackageNotFoundError, LookupError, OSError):
-        pass
-    return {"executable": sys.executable, "arguments": ["-m", f"{PACKAGE}.nodes.{name}"]}
-
-
 def start(context) -> list:
     given = {name: context.launch_configurations[name] for name in ARGUMENTS}
     flags = {
@@ -54,7 +42,7 @@ def start(context) -> list:
 
     def node(name: str, **extra) -> Node:
         return Node(
-            **executable(name), name=name, namespace=given["namespace"], output="screen", remappings=remappings,
+            **program(name), name=name, namespace=given["namespace"], output="screen", remappings=remappings,
             parameters=[given["params_file"], {**parameters, **extra}], ros_arguments=["--log-level", given["log_level"]],
         )  # fmt: skip
 

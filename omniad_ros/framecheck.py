@@ -28,7 +28,7 @@ class FrameCheckOptions:
     bright: float = 245.0
     contrast: float = 3.0
     covered: float = 0.7
-    sharpness: float = 0.4
+    sharpness: float = 0.5
     moved: float = 0.05
 
 

@@ -25,11 +25,13 @@ class OdometryOptions:
     """What is believed of odometry.
 
     seconds: how long it is kept; gap: seconds between two samples over which is not interpolated, and beyond the newest
-    one over which is not extrapolated; speed: metres a second that no robot reaches: a faster step is a jump.
+    one over which is not extrapolated; close: seconds to the newest sample for which it is not worth waiting; speed:
+    metres a second that no robot reaches: a faster step is a jump.
     """
 
     seconds: float = 10.0
     gap: float = 0.5
+    close: float = 0.02
     speed: float = 10.0
 
 
@@ -69,7 +71,7 @@ class OdometryBuffer:
         deadline = time.monotonic() + wait
         gap = self.options.gap * SECOND
         with self._changed:
-            while not self.stamps or -gap < self.stamps[-1] - stamp < 0:
+            while not self.stamps or -gap < self.stamps[-1] - stamp < -self.options.close * SECOND:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0 or not self._changed.wait(remaining):
                     break

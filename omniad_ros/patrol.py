@@ -12,7 +12,7 @@ import numpy as np
 
 from omniad_ros.framecheck import FrameCheck
 from omniad_ros.geometry import Camera, Pose
-from omniad_ros.inspection import UNCOVERED, Inspection, Inspector
+from omniad_ros.inspection import UNCOVERED, Inspection, Inspector, resize
 from omniad_ros.mapping import Localization
 from omniad_ros.odometry import SECOND, MapCorrection, OdometryBuffer
 from omniad_ros.site import PosedImages
@@ -37,14 +37,22 @@ class PatrolFrame:
 class Patrol:
     """Inspects the frames of one robot. `add_odometry` may be called from another thread than `inspect`."""
 
-    WAIT_FOR_ODOMETRY = 0.1
+    WAIT_FOR_ODOMETRY = 0.05
 
     def __init__(self, inspector: Inspector, survey: PosedImages, initial: Pose | None = None):
         self.inspector = inspector
         self.odometry = OdometryBuffer()
         self.correction = MapCorrection(initial)
         self.check = FrameCheck(survey)
+        self._survey = survey
         self._first_correction: Pose | None = None
+
+    def warm_up(self) -> None:
+        """Localize and judge a survey image, so that the first frame does not wait for compilers and caches."""
+        survey = self._survey
+        image, pose = survey.image(0), survey.poses[0]
+        self.inspector.localizer.localize(image, survey.camera, pose)
+        self.inspector.detector.heatmap(resize(image, survey.camera.fitted(self.inspector.options.longest_side)))
 
     def add_odometry(self, stamp: int, odom_from_base: Pose) -> None:
         self.odometry.add(stamp, odom_from_base)

@@ -67,6 +67,7 @@ class InspectorNode(ManagedNode):
         render = {"renderer": self.reference, "inspector": None, "none": lambda camera, pose: None}[values.reference]
         inspector = Inspector(site, render, InspectionOptions(longest_side=values.longest_side))
         self.patrol = Patrol(inspector, site.survey, values.initial_map_from_base())
+        self.patrol.warm_up()
         self.memory.reload(self.patrol)
         self.apply(values)
         self.outputs = {
@@ -198,7 +199,7 @@ class InspectorNode(ManagedNode):
         image, stamp = messages.image_to_rgb(message), messages.nanoseconds(message.header.stamp)
         size = f"{image.shape[1]}x{image.shape[0]}"
         same = image.shape[:2] == (camera.height, camera.width)
-        messages.check(same, "width", f"and height are {size}, camera_info says {camera.width}x{camera.height}")
+        messages.check(same, "width and height", f"are {size}, camera_info says {camera.width}x{camera.height}")
         base_from_camera = self.transforms.base_from_camera(message.header)
         image = rectifier(image)
         with self._busy:
@@ -292,7 +293,12 @@ class InspectorNode(ManagedNode):
         frame = self.frame
         if frame is not None:
             inspection = frame.inspection
-            values |= {"stamp": frame.stamp, "state": inspection.state, "verdict": inspection.localization.verdict}
+            values |= {
+                "stamp": frame.stamp,
+                "state": inspection.state,
+                "verdict": inspection.localization.verdict,
+                "why": inspection.message,
+            }
             values |= {
                 "inliers": inspection.localization.inliers,
                 "tracks": sum(t.confirmed for t in inspection.tracks),

@@ -110,7 +110,7 @@ class PatrolListener:
                 self.progress = float(values["progress"])
             if "stamp" in values:
                 ms = {key[3:]: float(value) for key, value in values.items() if key.startswith("ms ")}
-                frame = {"state": values["state"], "verdict": values["verdict"], "message": status.message, "ms": ms}
+                frame = {"state": values["state"], "verdict": values["verdict"], "message": values["why"], "ms": ms}
                 self._frames.setdefault(int(values["stamp"]), frame)
 
 

@@ -13,6 +13,7 @@ from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Camera
 from omniad_ros.nodes import messages
 from omniad_ros.nodes.managed import OK, OUTPUT, SENSOR, WARN, Health, ManagedNode
@@ -49,7 +50,12 @@ class NerfRenderer(ManagedNode):
     def configure(self) -> None:
         from omniad_ros.rendering import load_field
 
-        self.field = load_field(Site.open(self.values.site).radiance_dir)
+        if not self.values.site:
+            raise OmniadError("parameter site is empty; give it the folder of a site built by 'omniad build'")
+        site = Site.open(self.values.site)
+        self.field = load_field(site.radiance_dir)
+        # once now, so that the first request does not wait for compilers
+        self.field.render(site.camera.fitted(64), site.mapped.poses[0])
         self.image = self.create_lifecycle_publisher(Image, "reference/image", OUTPUT)
         self.depth = self.create_lifecycle_publisher(Image, "reference/depth", OUTPUT)
         self.outputs = [self.image, self.depth]

@@ -5,6 +5,7 @@ Each node is this Python running ``-m omniad_ros.nodes.<node>``; all end togethe
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -122,6 +123,18 @@ def start(
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "RCUTILS_COLORIZED_OUTPUT": "0"}
     return NodeProcess(node, command, {**os.environ, **own, **(environment or {})}, output)
+
+
+def program(node: str) -> dict:
+    """How a launch file starts a node: as it is installed in a workspace, else by this Python (pip-only environments)."""
+    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+    with contextlib.suppress(
+        PackageNotFoundError, LookupError, OSError
+    ):  # no AMENT_PREFIX_PATH is an OSError or LookupError
+        if (Path(get_package_prefix("omniad_ros")) / "lib" / "omniad_ros" / node).exists():
+            return {"package": "omniad_ros", "executable": node}
+    return {"executable": sys.executable, "arguments": ["-m", f"omniad_ros.nodes.{node}"]}
 
 
 def run_together(processes: list[NodeProcess], done: Callable[[], bool] = lambda: False) -> None:

@@ -1,0 +1,125 @@
+"""The launch files under the real ros2 launch (where it is installed), and RViz's configuration against the nodes."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+# names of rviz_default_plugins/plugins_description.xml, and the message each display takes
+DISPLAYS = {
+    "rviz_default_plugins/Grid": None, "rviz_default_plugins/TF": None,
+    "rviz_default_plugins/PointCloud2": "PointCloud2", "rviz_default_plugins/Path": "Path",
+    "rviz_default_plugins/PoseWithCovariance": "PoseWithCovarianceStamped",
+    "rviz_default_plugins/MarkerArray": "MarkerArray", "rviz_default_plugins/Image": "Image",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def displays():
+    return yaml.safe_load((ROOT / "config" / "inspect.rviz").read_text())["Visualization Manager"]["Displays"]
+
+
+def test_rviz_shows_topics_that_the_nodes_publish_with_their_types_and_qos(displays):
+    pytest.importorskip("rclpy")
+    from nodes_robot import OUTPUTS
+    from rclpy.qos import DurabilityPolicy
+
+    for display in displays:
+        expected = DISPLAYS[display["Class"]]
+        if expected is None:
+            continue
+        topic = display["Topic"]
+        kind, qos = OUTPUTS[topic["Value"].removeprefix("/omniad/")]
+        assert kind.__name__ == expected, display["Name"]
+        latched = topic["Durability Policy"] == "Transient Local"
+        assert latched == (qos.durability == DurabilityPolicy.TRANSIENT_LOCAL), display["Name"]
+    shown = {display["Topic"]["Value"] for display in displays if "Topic" in display}
+    assert {
+        "/omniad/map_points",
+        "/omniad/route",
+        "/omniad/markers",
+        "/omniad/overlay",
+        "/omniad/reference/image",
+    } <= shown
+
+
+def test_the_parameter_file_holds_each_parameter_with_its_default():
+    pytest.importorskip("rclpy")
+    from omniad_ros.nodes.inspector_parameters import InspectorParameters
+    from omniad_ros.nodes.nerf_renderer import RendererParameters
+
+    given = yaml.safe_load((ROOT / "config" / "inspect.yaml").read_text())
+    for node, defaults in (("inspector", InspectorParameters()), ("nerf_renderer", RendererParameters())):
+        values = given[f"/**/{node}"]["ros__parameters"]
+        expected = {
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in vars(defaults).items()
+            if k not in ("site", "autostart")
+        }
+        assert values == expected, node
+
+
+def test_the_robots_camera_is_told_to_the_inspector_as_it_sits():
+    pytest.importorskip("rclpy")
+    from omniad_ros.nodes import messages
+    from omniad_ros.nodes.sim_robot import camera_parameters
+    from omniad_ros.sim.robot import RobotOptions, Simulation
+
+    told = camera_parameters()
+    seated = Simulation.base_from_camera.fget(type("", (), {"options": RobotOptions()}))
+    metres, degrees = messages.extrinsics(told["camera_xyz"], told["camera_rpy"]).distance(seated)
+    assert metres < 1e-6 and degrees < 1e-4
+
+
+def test_package_xml_and_setup_agree():
+    package = (ROOT / "package.xml").read_text()
+    version = re.search(r'__version__ = "(.+?)"', (ROOT / "omniad_ros" / "__init__.py").read_text()).group(1)
+    assert f"<version>{version}</version>" in package
+    for name in ("cv_bridge", "tf_transformations", "tf2_ros", "vision_msgs", "launch_ros", "rclpy"):
+        assert f"<exec_depend>{name}</exec_depend>" in package
+
+
+@pytest.mark.parametrize("name", ["inspect.launch.py", "demo.launch.py"])
+def test_launch_files_start_the_nodes_with_what_was_asked(name, tiny_site, monkeypatch):
+    pytest.importorskip("launch_ros", reason="ROS 2's launch is not installed")
+    from launch.actions import IncludeLaunchDescription, RegisterEventHandler, TimerAction
+    from launch.event_handlers import OnProcessExit, OnProcessIO
+    from launch.events import Shutdown
+    from launch.launch_description import LaunchDescription
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+    from launch import LaunchService
+    from omniad_ros.nodes.processes import private_environment
+
+    for key, value in private_environment().items():
+        monkeypatch.setenv(key, value)
+    active, codes, said = set(), {}, []
+    given = {"site": str(tiny_site)}
+
+    def hear(event):
+        said.append(event.text.decode(errors="replace"))
+        if ": active" in said[-1]:
+            active.add(event.process_name.split("-")[0])
+        return [_end()] if {"inspector", "nerf_renderer"} <= active else None
+
+    def _end():
+        from launch.actions import EmitEvent
+
+        return EmitEvent(event=Shutdown(reason="both are active"))
+
+    file = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(ROOT / "launch" / name)), launch_arguments=given.items()
+    )
+    service = LaunchService()
+    service.include_launch_description(LaunchDescription([
+        RegisterEventHandler(OnProcessIO(on_stdout=hear, on_stderr=hear)),
+        RegisterEventHandler(OnProcessExit(on_exit=lambda event, _: codes.update({event.process_name: event.returncode}))),
+        TimerAction(period=120.0, actions=[_end()]), file,
+    ]))  # fmt: skip
+    service.run()
+    text = "".join(said)
+    assert "inspector: active" in text and "nerf_renderer: active" in text, text
+    assert "Traceback" not in text
+    assert codes and all(code == 0 for code in codes.values()), (codes, text)
