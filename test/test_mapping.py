@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Pose, similarity
-from omniad_ros.mapping import Localizer, build_map
+from omniad_ros.mapping import Localizer, MapOptions, build_map, named_source
 from omniad_ros.mapping.alignment import align_poses
 from omniad_ros.site import PosedImages, SparsePoints, _read_own_transforms, read_image, write_image
 from omniad_ros.survey import read_survey, write_survey
@@ -135,6 +135,37 @@ def test_no_odometry(survey, tmp_path):
     fit = align_poses(mapped.poses, true)
     assert len(mapped) >= 0.7 * len(survey) and fit.position_error < 0.02 and fit.rotation_error < 0.5
     assert fit.rotation[2, 2] > 0.95
+
+
+def test_focal_length_that_was_guessed(survey, tmp_path):
+    """A guessed focal length is put right by the mapping, and the map says so."""
+    guess = dataclasses.replace(survey.camera, fx=1.15 * survey.camera.fx, fy=1.15 * survey.camera.fy)
+    unposed = dataclasses.replace(with_poses(survey, [None] * len(survey)), camera=guess)
+    info = build_map(unposed, tmp_path / "map", options=MapOptions(refine_focal=True))
+    assert abs(info["camera"]["fx"] / survey.camera.fx - 1) < 0.02
+    assert _read_own_transforms(tmp_path / "map" / "transforms.json").camera.fx == pytest.approx(info["camera"]["fx"])
+
+
+def test_hloc(survey, map_dir, test_views, tmp_path):
+    """With hloc the same localizer works on hloc's features; without it one sentence says what to install."""
+    import importlib.util
+    import shutil
+
+    if importlib.util.find_spec("hloc") is None:
+        with pytest.raises(OmniadError, match="pip install"):
+            named_source("hloc/superpoint_max/superpoint+lightglue/netvlad")
+        shutil.copytree(map_dir, tmp_path / "map")
+        with h5py.File(tmp_path / "map" / "features.h5", "a") as file:
+            file.attrs["source"] = json.dumps({"features": "hloc", "options": {"extractor": "disk", "matcher": "disk+lightglue"}})
+        with pytest.raises(OmniadError, match="pip install"):
+            Localizer.load(tmp_path / "map")
+        return
+    with pytest.raises(OmniadError, match="no matcher named 'nothing'"):
+        named_source("hloc/sift/nothing")
+    info = build_map(survey, tmp_path / "map", options=MapOptions(named_source("hloc/sift/NN-ratio")))
+    localizer = Localizer.load(tmp_path / "map")
+    found = [(localizer.localize(image, survey.camera, truth).pose, truth) for image, truth in test_views]
+    assert info["features"] == "hloc" and np.mean([p is not None and p.distance(t)[0] < 0.05 for p, t in found]) > 0.5
 
 
 def test_refuses(survey, tmp_path):

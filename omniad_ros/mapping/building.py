@@ -31,7 +31,7 @@ from omniad_ros.mapping.features import (
 )
 from omniad_ros.mapping.pairs import choose_pairs
 from omniad_ros.mapping.retrieval import learn_vocabulary, vlad
-from omniad_ros.site import PosedImages, write_transforms
+from omniad_ros.site import PosedImages, read_json, write_json, write_transforms
 
 MODEL, FEATURES, LOOKS = "sfm", "features.h5", "global-features.h5"
 MIN_IMAGES = 3
@@ -264,12 +264,17 @@ def _write(mapped: Mapped, survey: PosedImages, features: Sequence[Features], co
     model.write_binary(out / MODEL)
     poses = tuple(colmap.pose_of(model.images[i]) for i in ids)
     names = tuple(survey.names[i - 1] for i in ids)
-    camera = colmap.camera_of(model.cameras[1]) if len(model.cameras) == 1 else survey.camera
-    write_transforms(out / "transforms.json", PosedImages(camera, survey.root, names, poses))
+    cameras = [colmap.camera_of(model.cameras[model.images[i].camera_id]) for i in ids]
+    write_transforms(out / "transforms.json", PosedImages(cameras[0], survey.root, names, poses))
+    if len(model.cameras) > 1:
+        transforms = read_json(out / "transforms.json")
+        for frame, camera in zip(transforms["frames"], cameras):
+            frame |= {"w": camera.width, "h": camera.height, "fl_x": camera.fx, "fl_y": camera.fy, "cx": camera.cx, "cy": camera.cy}
+        write_json(out / "transforms.json", transforms)
     left_out = [survey.names[i] for i in range(len(survey)) if i + 1 not in index_of]
     return {
         "images": len(survey), "registered": len(ids), "left_out": left_out[:20], "points": len(point_ids), "observations": len(image),
-        "camera": camera.to_dict(), "reprojection_px": round(model.compute_mean_reprojection_error(), 3), "scale": mapped.scale,
+        "camera": cameras[0].to_dict(), "reprojection_px": round(model.compute_mean_reprojection_error(), 3), "scale": mapped.scale,
         "prior_fit": None if mapped.position_error is None else {
             "median_m": round(mapped.position_error, 4), "median_deg": round(mapped.rotation_error, 3)},
     }  # fmt: skip

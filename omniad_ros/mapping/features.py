@@ -47,12 +47,10 @@ class Features:
 class FeatureSource(Protocol):
     """A kind of features: all that the map and the localizer need to know of it.
 
-    similarity: cosine of two descriptors above which they may well show the same point.
     pairwise: images are matched with each other by `match`; otherwise descriptors are compared by their distance.
     workers: in how many threads `extract` may be called at once; 0 for as many as there are cores.
     """
 
-    similarity: float
     pairwise: bool
     workers: int
 
@@ -88,7 +86,6 @@ class SiftSource:
     """SIFT (Lowe, 2004) by pycolmap on the CPU, described as RootSIFT (Arandjelović and Zisserman, 2012)."""
 
     options: SiftOptions = field(default_factory=SiftOptions)
-    similarity: ClassVar[float] = 0.85
     pairwise: ClassVar[bool] = False
     workers: ClassVar[int] = 0
 

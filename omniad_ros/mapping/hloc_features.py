@@ -36,7 +36,6 @@ class HlocSource:
     Raises OmniadError where hloc is not installed, or has no configuration of such a name.
     """
 
-    similarity: ClassVar[float] = 0.75
     pairwise: ClassVar[bool] = True
     workers: ClassVar[int] = 1
 

@@ -41,7 +41,7 @@ class LocalizerOptions:
     coarse_keypoints: int = 700
     window: float = 0.3
     ratio: float = 0.85
-    min_inliers: int = 12
+    min_inliers: int = 15
     min_share: float = 0.5
     min_cells: int = 4
 
@@ -190,7 +190,7 @@ class Localizer:
         distance, next_distance = (np.sqrt(np.maximum(2.0 - 2.0 * c, 0.0)) for c in (cosine, similarity[rows, second]))
         # two tracks of one physical point must not cancel each other
         twins = np.linalg.norm(self._map.xyz[point[best]] - self._map.xyz[point[second]], axis=1) < 0.01 * self._map.scale
-        kept = (rival[best] == rows) & ((distance < self.options.ratio * next_distance) | twins) & (cosine > 0.7)
+        kept = (rival[best] == rows) & ((distance < self.options.ratio * next_distance) | twins)
         return _Matches(frame.keypoints[chosen[kept]], point[best[kept]])
 
     def _matches_by_pairs(self, frame: Features, images: np.ndarray) -> _Matches:
@@ -221,7 +221,7 @@ class Localizer:
         row = near[column, rank]
         similarity = np.einsum("nd,nd->n", frame.descriptors[row], described[column])
         order = np.argsort(-similarity, kind="stable")
-        order = order[similarity[order] > self._map.source.similarity]
+        order = order[similarity[order] > self._map.similarity]
         # best first: a match stands when neither its keypoint nor its point has a better one
         kept = order[np.intersect1d(np.unique(row[order], return_index=True)[1], np.unique(column[order], return_index=True)[1])]
         return _Matches(frame.keypoints[row[kept]], point[column[kept]])

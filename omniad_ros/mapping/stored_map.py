@@ -24,7 +24,8 @@ class StoredMap:
     """The map that `build_map` wrote into a directory.
 
     points: `SparsePoints`, observations sorted by image; xyz: (P, 3) float64; poses: of each image, `map_from_camera`;
-    scale: a typical distance in metres between camera and points.
+    scale: a typical distance in metres between camera and points; similarity: a cosine that the descriptors of two
+    different points hardly ever reach, whatever kind of features they are.
     Raises OmniadError where a part is missing, damaged, or needs software that is not installed.
     """
 
@@ -59,6 +60,7 @@ class StoredMap:
         self._first = np.searchsorted(self.points.image, np.arange(len(ids) + 1))
         depths = [(self.xyz[self.points.point[self._rows(i)]] - p.translation) @ p.rotation[:, 2] for i, p in enumerate(self.poses)]
         self.scale = float(np.median(np.concatenate(depths)))
+        self.similarity = self._chance_similarity()
         self._tree = cKDTree(pose_embedding(self.poses, self.scale))
 
     def near(self, pose: Pose, count: int) -> np.ndarray:
@@ -89,6 +91,12 @@ class StoredMap:
     def features(self, image: int) -> Features:
         with open_features(self._features_path) as file:
             return read_features(file, self.names[image])
+
+    def _chance_similarity(self, pairs: int = 50_000, share: float = 0.994) -> float:
+        first, second = np.random.default_rng(0).integers(0, len(self._descriptors), (2, pairs))
+        different = self.points.point[first] != self.points.point[second]
+        first, second = (unit(self._descriptors[i[different]].astype(np.float32)) for i in (first, second))
+        return float(np.quantile(np.einsum("nd,nd->n", first, second), share))
 
     def _rows(self, image: int) -> slice:
         return slice(self._first[image], self._first[image + 1])
