@@ -22,15 +22,15 @@ from omniad_ros.geometry import Camera, Pose
 from omniad_ros.mapping import colmap
 from omniad_ros.mapping.alignment import Similarity, align_poses, upright
 from omniad_ros.mapping.features import (
-    Features,
     FeatureSource,
     SiftSource,
+    StoredFeatures,
     open_features,
     write_description,
     write_features,
 )
 from omniad_ros.mapping.pairs import choose_pairs
-from omniad_ros.mapping.retrieval import learn_vocabulary, vlad
+from omniad_ros.mapping.retrieval import VOCABULARY_SAMPLE, learn_vocabulary, vlad
 from omniad_ros.site import PosedImages, read_json, write_json, write_transforms
 
 MODEL, FEATURES, LOOKS = "sfm", "features.h5", "global-features.h5"
@@ -79,12 +79,12 @@ def build_map(survey: PosedImages, out: Path, progress: Progress = quiet, option
     for leftover in out.iterdir():
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
-    features, colors, looks = _extract(survey, source, part(progress, 0.0, 0.35))
-    if np.median([len(f) for f in features]) < 10:
+    seen = _extract(survey, source, out / FEATURES, part(progress, 0.0, 0.35))
+    if np.median([len(k) for k in seen.keypoints]) < 10:
         raise OmniadError("the survey cannot be registered: its images show too little texture (are they dark, blank or blurred?)")
-    vocabulary = None
+    features, looks, vocabulary = StoredFeatures(out / FEATURES, names), seen.looks, None
     if looks[0] is None:
-        vocabulary = learn_vocabulary([f.descriptors for f in features])
+        vocabulary = learn_vocabulary(seen.samples)
         looks = [vlad(f.descriptors, vocabulary) for f in features]
     database, looks = out / ".database.db", np.stack(looks)
     colmap.write_database(database, cameras, names, features, known=not options.refine_focal)
@@ -95,14 +95,11 @@ def build_map(survey: PosedImages, out: Path, progress: Progress = quiet, option
     else:
         colmap.match_sift(database, names, pairs, tolerances, matching)
 
-    workshop = _Workshop(survey, cameras, features, colmap.verified_pairs(database), database, out, tolerances, not options.refine_focal)
+    verified = colmap.verified_pairs(database)
+    workshop = _Workshop(survey, cameras, seen.keypoints, verified, database, out, tolerances, not options.refine_focal)
     mapped = workshop.map(part(progress, 0.7, 0.95))
     progress(0.95, "writing the map")
-    info = _write(mapped, survey, features, colors, out)
-    with open_features(out / FEATURES, "w") as file:
-        write_description(file, source)
-        for name, found in zip(names, features):
-            write_features(file, name, found)
+    info = _write(mapped, survey, seen, out)
     with open_features(out / LOOKS, "w") as file:
         if vocabulary is not None:
             file.attrs["vocabulary"] = vocabulary.astype(np.float16)
@@ -114,8 +111,21 @@ def build_map(survey: PosedImages, out: Path, progress: Progress = quiet, option
     return {**source.describe(), **info}
 
 
-def _extract(survey: PosedImages, source: FeatureSource, progress: Progress) -> tuple[list[Features], list[np.ndarray], list]:
-    """Of every image: its features, the colour (N, 3) uint8 at each keypoint, and the source's global descriptor or None."""
+@dataclass(frozen=True)
+class _Seen:
+    """What stays in memory of each image, beside its features in the file: keypoints (N, 2), the colours there (N, 3)
+    uint8, a sample of the descriptors (M, D), and the source's global descriptor or None.
+    """
+
+    keypoints: list[np.ndarray]
+    colors: list[np.ndarray]
+    samples: list[np.ndarray]
+    looks: list[np.ndarray | None]
+
+
+def _extract(survey: PosedImages, source: FeatureSource, path: Path, progress: Progress) -> _Seen:
+    """Write the features of every image into a new file."""
+    sample = -(-VOCABULARY_SAMPLE // len(survey))
 
     def one(index):
         image = survey.image(index)
@@ -123,31 +133,35 @@ def _extract(survey: PosedImages, source: FeatureSource, progress: Progress) -> 
         column, row = found.keypoints.astype(int).T
         return found, image[row.clip(0, image.shape[0] - 1), column.clip(0, image.shape[1] - 1)], source.look(image)
 
-    results = []
-    with ThreadPoolExecutor(source.workers or colmap.threads()) as pool:
-        for result in pool.map(one, range(len(survey))):
-            results.append(result)
-            progress(len(results) / len(survey), f"features of {len(results)} of {len(survey)} images")
-    features, colors, looks = (list(column) for column in zip(*results))
-    return features, colors, looks
+    seen = _Seen([], [], [], [])
+    with ThreadPoolExecutor(source.workers or colmap.threads()) as pool, open_features(path, "w") as file:
+        write_description(file, source)
+        for index, (found, colors, look) in enumerate(pool.map(one, range(len(survey)))):
+            write_features(file, survey.names[index], found)
+            seen.keypoints.append(found.keypoints)
+            seen.colors.append(colors)
+            seen.samples.append(found.descriptors[:: max(1, len(found) // sample)])
+            seen.looks.append(look)
+            progress((index + 1) / len(survey), f"features of {index + 1} of {len(survey)} images")
+    return seen
 
 
 class _Workshop:
     """The choice between the ways to a map, and each of them."""
 
     def __init__(
-        self, survey: PosedImages, cameras: list[Camera], features: list[Features], verified: list[colmap.VerifiedPair], database: Path,
+        self, survey: PosedImages, cameras: list[Camera], keypoints: list[np.ndarray], verified: list[colmap.VerifiedPair], database: Path,
         out: Path, tolerances: colmap.Tolerances, known: bool,
     ):  # fmt: skip
         self.survey, self.cameras, self.known = survey, cameras, known
-        self.features, self.verified, self.database, self.out, self.tolerances = features, verified, database, out, tolerances
+        self.keypoints, self.verified, self.database, self.out, self.tolerances = keypoints, verified, database, out, tolerances
         self.with_prior = [i for i, pose in enumerate(survey.poses) if pose is not None]
 
     def map(self, progress: Progress) -> Mapped:
         if not self.verified:
             raise OmniadError("the survey cannot be registered: no two images share enough texture; survey again with more overlap and light")
         if self.known and len(self.with_prior) == len(self.survey):
-            typical = float(np.quantile(prior_errors(self.cameras, self.survey.poses, self.features, self.verified), 0.8))
+            typical = float(np.quantile(prior_errors(self.cameras, self.survey.poses, self.keypoints, self.verified), 0.8))
             if typical < self.tolerances.match:
                 progress(0.1, "triangulating at the survey's poses")
                 return self._from_priors(exact=typical < self.tolerances.exact)
@@ -221,11 +235,11 @@ class _Workshop:
 
 
 def prior_errors(
-    cameras: Sequence[Camera], poses: Sequence[Pose], features: Sequence[Features], verified: Sequence[colmap.VerifiedPair]
+    cameras: Sequence[Camera], poses: Sequence[Pose], keypoints: Sequence[np.ndarray], verified: Sequence[colmap.VerifiedPair]
 ) -> np.ndarray:
     """For each verified pair, the median Sampson error in pixels of its matches under the images' prior poses."""
     cameras = list(cameras) * (len(poses) if len(cameras) == 1 else 1)
-    rays = [np.c_[(f.keypoints - [c.cx, c.cy]) / [c.fx, c.fy], np.ones(len(f))] for f, c in zip(features, cameras)]
+    rays = [np.c_[(k - [c.cx, c.cy]) / [c.fx, c.fy], np.ones(len(k))] for k, c in zip(keypoints, cameras)]
     errors = []
     for pair in verified:
         second_from_first = poses[pair.second].inverse() @ poses[pair.first]
@@ -238,7 +252,7 @@ def prior_errors(
     return np.array(errors)
 
 
-def _write(mapped: Mapped, survey: PosedImages, features: Sequence[Features], colors: Sequence[np.ndarray], out: Path) -> dict:
+def _write(mapped: Mapped, survey: PosedImages, seen: _Seen, out: Path) -> dict:
     """Write model, transforms.json and points.safetensors; returns the map's figures."""
     model = mapped.model
     ids = sorted(model.reg_image_ids())
@@ -247,13 +261,13 @@ def _write(mapped: Mapped, survey: PosedImages, features: Sequence[Features], co
     image, point, pixel, rgb = [], [], [], []
     for number, point_id in enumerate(point_ids):
         track = [e for e in model.points3D[point_id].track.elements if e.image_id in index_of]
-        seen = np.array([colors[e.image_id - 1][e.point2D_idx] for e in track])
-        rgb.append(seen.mean(0))
-        model.points3D[point_id].color = np.round(seen.mean(0)).astype(np.uint8)
+        shades = np.array([seen.colors[e.image_id - 1][e.point2D_idx] for e in track])
+        rgb.append(shades.mean(0))
+        model.points3D[point_id].color = np.round(shades.mean(0)).astype(np.uint8)
         for e in track:
             image.append(index_of[e.image_id])
             point.append(number)
-            pixel.append(features[e.image_id - 1].keypoints[e.point2D_idx])
+            pixel.append(seen.keypoints[e.image_id - 1][e.point2D_idx])
     save_file({
         "xyz": np.array([model.points3D[i].xyz for i in point_ids], np.float32).reshape(-1, 3),
         "rgb": np.array(rgb).reshape(-1, 3).round().astype(np.uint8),

@@ -6,8 +6,9 @@ survey are kept in an HDF5 file in hloc's layout, so either side can read the ot
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -190,6 +191,24 @@ def read_features(file: h5py.File, name: str) -> Features:
     descriptors = unit(group["descriptors"][()].T.astype(np.float32))
     extra = {key: group[key][()] for key in group if key not in STORED}
     return Features(keypoints, descriptors, scores, tuple(int(s) for s in group["image_size"][()]), extra)
+
+
+class StoredFeatures(Sequence):
+    """The features of named images, read from a feature file when asked for; the last used stay in memory."""
+
+    def __init__(self, path: Path, names: Sequence[str]):
+        self._path, self._names = path, names
+        self._read = functools.lru_cache(maxsize=128)(self._read_uncached)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> Features:
+        return self._read(int(index))
+
+    def _read_uncached(self, index: int) -> Features:
+        with open_features(self._path) as file:
+            return read_features(file, self._names[index])
 
 
 def write_description(file: h5py.File, source: FeatureSource) -> None:

@@ -197,7 +197,7 @@ class Localizer:
         """What the features' own matcher finds between the frame and each image, where that saw a point."""
         pairs = []
         for image in images:
-            features = self._map.features(int(image))
+            features = self._map.features[image]
             mine, theirs = self._map.source.match(frame, features).T
             pairs.append(np.stack([mine, self._map.point_of_keypoint(image, len(features))[theirs]], axis=1))
         pairs = np.unique(np.concatenate(pairs), axis=0)

@@ -12,13 +12,16 @@ import numpy as np
 
 from omniad_ros.mapping.features import unit
 
+VOCABULARY_SAMPLE = 40_000
+"""So many descriptors are enough to learn a vocabulary of some dozens of words."""
 
-def learn_vocabulary(descriptors: Sequence[np.ndarray], words: int = 64, sample: int = 40_000) -> np.ndarray:
-    """Vocabulary (words, D) float32 by k-means on a sample of the survey's descriptors, each (N_i, D)."""
+
+def learn_vocabulary(descriptors: Sequence[np.ndarray], words: int = 64) -> np.ndarray:
+    """Vocabulary (words, D) float32 by k-means on samples of the survey's descriptors, each (N_i, D)."""
     from sklearn.cluster import MiniBatchKMeans
 
     everything = np.concatenate(descriptors)
-    chosen = np.random.default_rng(0).permutation(len(everything))[:sample]
+    chosen = np.random.default_rng(0).permutation(len(everything))[:VOCABULARY_SAMPLE]
     words = min(words, len(chosen))
     means = MiniBatchKMeans(words, batch_size=2048, n_init=1, max_iter=20, random_state=0).fit(everything[chosen])
     return means.cluster_centers_.astype(np.float32)

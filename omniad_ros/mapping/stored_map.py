@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Pose
 from omniad_ros.mapping import colmap
 from omniad_ros.mapping.building import FEATURES, LOOKS, MODEL
-from omniad_ros.mapping.features import Features, open_features, open_source, read_description, read_features, unit
+from omniad_ros.mapping.features import Features, StoredFeatures, open_features, open_source, read_description, unit
 from omniad_ros.mapping.pairs import pose_embedding
 from omniad_ros.mapping.retrieval import nearest_images, vlad
 from omniad_ros.site import SparsePoints
@@ -23,25 +22,24 @@ from omniad_ros.site import SparsePoints
 class StoredMap:
     """The map that `build_map` wrote into a directory.
 
-    points: `SparsePoints`, observations sorted by image; xyz: (P, 3) float64; poses: of each image, `map_from_camera`;
+    points: `SparsePoints`, observations sorted by image; xyz: (P, 3) float64; poses and features: of each image;
     scale: a typical distance in metres between camera and points; similarity: a cosine that the descriptors of two
     different points hardly ever reach, whatever kind of features they are.
     Raises OmniadError where a part is missing, damaged, or needs software that is not installed.
     """
 
     def __init__(self, directory: Path):
-        self._features_path = directory / FEATURES
         try:
             model = pycolmap.Reconstruction(directory / MODEL)
             points = SparsePoints(**load_file(directory / "points.safetensors"))
         except Exception as error:  # pycolmap and safetensors raise their own kinds for what is missing or damaged
             raise OmniadError(f"the map in {directory} cannot be read ({error}); build the site again") from error
         ids = sorted(model.reg_image_ids())
-        self.names = [model.images[i].name for i in ids]
+        self.features = StoredFeatures(directory / FEATURES, [model.images[i].name for i in ids])
         self.poses = [colmap.pose_of(model.images[i]) for i in ids]
         number = {point_id: n for n, point_id in enumerate(sorted(model.points3D))}
         image, point, pixel, keypoint, descriptors, looks = [], [], [], [], [], []
-        with open_features(self._features_path) as features, open_features(directory / LOOKS) as global_features:
+        with open_features(directory / FEATURES) as features, open_features(directory / LOOKS) as global_features:
             self.source = open_source(read_description(features))
             self._vocabulary = global_features.attrs["vocabulary"].astype(np.float32) if "vocabulary" in global_features.attrs else None
             for index, image_id in enumerate(ids):
@@ -86,11 +84,6 @@ class StoredMap:
         points = np.full(count, -1)
         points[self._keypoint[self._rows(image)]] = self.points.point[self._rows(image)]
         return points
-
-    @functools.lru_cache(maxsize=64)  # noqa: B019 (a process has one map, and that lives as long)
-    def features(self, image: int) -> Features:
-        with open_features(self._features_path) as file:
-            return read_features(file, self.names[image])
 
     def _chance_similarity(self, pairs: int = 50_000, share: float = 0.994) -> float:
         first, second = np.random.default_rng(0).integers(0, len(self._descriptors), (2, pairs))
