@@ -1,10 +1,12 @@
 """The report page: whole, self-contained, and written so that an old one is never lost."""
 
 import errno
+import json
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,8 +14,9 @@ from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Pose
 from omniad_ros.mapping import Localization
 from omniad_ros.report import GalleryFrame, PatrolRecorder, PatrolReport, PlantedMark, RouteStep, write_report
+from omniad_ros.report.offline import inspect_images
 from omniad_ros.report.pictures import encode_jpeg
-from omniad_ros.site import SparsePoints
+from omniad_ros.site import Site, SparsePoints, write_transforms
 from omniad_ros.tracking import Track, Tracker
 
 RNG = np.random.default_rng(0)
@@ -141,3 +144,63 @@ def test_the_recorder_stays_small_and_spans_the_patrol(tmp_path):
     assert report.steps[0].stamp == 0 and report.gallery[0].stamp == 0 and report.gallery[-1].stamp > 700
     assert report.ms == {"localize": 10, "total": 20}
     assert "long" in write_report(tmp_path, report).read_text()
+
+
+def test_pictures_are_inspected_offline(tiny_site, tiny_dataset, tmp_path):
+    out = tmp_path / "patrol"
+    inspect_images(tiny_site, tiny_dataset / "test" / "missing", out)
+    found = json.loads((out / "inspection.json").read_text())
+    assert [frame["name"] for frame in found["frames"]] == ["000", "001"]
+    assert all(frame["state"] in ("ok", "degraded", "lost") and "total" in frame["ms"] for frame in found["frames"])
+    heatmap = cv2.imread(str(out / "heatmaps/000.png"), cv2.IMREAD_UNCHANGED)
+    assert heatmap.dtype == np.uint16 and heatmap.shape == (120, 160)
+    assert set(np.unique(cv2.imread(str(out / "masks/001.png"), 0))) <= {0, 128, 255}
+    assert (out / "index.html").is_file() and len(list((out / "overlays").iterdir())) == 2
+    with pytest.raises(OmniadError, match="not empty"):
+        inspect_images(tiny_site, tiny_dataset / "test" / "missing", out)
+    with pytest.raises(OmniadError, match="no images"):
+        inspect_images(tiny_site, tmp_path / "patrol" / "..", tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_bag_gives_the_same_as_its_pictures(tiny_site, tiny_dataset, tmp_path):
+    """Frames with odometry from a rosbag2 and the same frames in a folder with poses: one inspection."""
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    from rosbags.typesys import Stores, get_typestore
+
+    survey = Site.open(tiny_site).survey
+    frames = survey.subset(range(0, 36, 9))
+    (tmp_path / "folder").mkdir()
+    write_transforms(tmp_path / "folder" / "transforms.json", frames)
+    store = get_typestore(Stores.ROS2_JAZZY)
+    t = {name.split("/")[-1]: kind for name, kind in store.types.items()}
+    camera, still = frames.camera, t["Vector3"](0.0, 0.0, 0.0)
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        topics = {}
+
+        def send(topic, kind, second, message):
+            if topic not in topics:
+                topics[topic] = writer.add_connection(topic, kind, typestore=store)
+            writer.write(topics[topic], second * 10**9, store.serialize_cdr(message, kind))
+
+        turn = t["Transform"](still, t["Quaternion"](0.0, 0.0, 0.0, 1.0))
+        edge = t["TransformStamped"](t["Header"](t["Time"](0, 0), "base_link"), "optical", turn)
+        send("/tf_static", "tf2_msgs/msg/TFMessage", 0, t["TFMessage"]([edge]))
+        for i, pose in enumerate(frames.poses):
+            header = t["Header"](t["Time"](i + 1, 0), "optical")
+            k = camera.opencv_matrix().ravel()
+            roi = t["RegionOfInterest"](0, 0, 0, 0, False)
+            info = t["CameraInfo"](header, camera.height, camera.width, "plumb_bob", np.zeros(5), k, np.eye(3).ravel(), np.zeros(12), 0, 0, roi)
+            send("/camera_info", "sensor_msgs/msg/CameraInfo", i + 1, info)
+            at = t["Pose"](t["Point"](*pose.translation), t["Quaternion"](*pose.quaternion()))
+            twist = t["TwistWithCovariance"](t["Twist"](still, still), np.zeros(36))
+            odometry = t["Odometry"](header, "base_link", t["PoseWithCovariance"](at, np.zeros(36)), twist)
+            send("/odom", "nav_msgs/msg/Odometry", i + 1, odometry)
+            image = t["Image"](header, camera.height, camera.width, "rgb8", 0, 3 * camera.width, frames.image(i).ravel())
+            send("/image", "sensor_msgs/msg/Image", i + 1, image)
+    inspect_images(tiny_site, tmp_path / "folder", tmp_path / "a")
+    inspect_images(tiny_site, tmp_path / "bag", tmp_path / "b")
+    a, b = (json.loads((tmp_path / name / "inspection.json").read_text())["frames"] for name in "ab")
+    assert len(a) == len(b) == 4 and all(x["state"] == y["state"] == "ok" for x, y in zip(a, b))
+    assert all(np.allclose(x["map_from_camera"], y["map_from_camera"], atol=1e-4) for x, y in zip(a, b))
+    assert [x["detections"] for x in a] == [y["detections"] for y in b]

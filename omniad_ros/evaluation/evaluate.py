@@ -15,7 +15,7 @@ import numpy as np
 
 from omniad_ros.evaluation.layouts import Dataset, TestFrame, find_datasets, read_dataset, read_mask
 from omniad_ros.evaluation.metrics import PixelMeter, image_auroc, image_score, psnr
-from omniad_ros.evaluation.patrol_score import Alignment
+from omniad_ros.evaluation.patrol_score import SUCCESS_DEGREES, SUCCESS_METRES, Alignment
 from omniad_ros.evaluation.sheet import ContactSheet, Row
 from omniad_ros.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.geometry import Camera, Rectifier
@@ -24,7 +24,6 @@ from omniad_ros.survey import read_survey
 from omniad_ros.survey.pictures import check_picture, read_picture
 from omniad_ros.survey.source import LONGEST_SIDE, SurveySource
 
-SUCCESS_METRES, SUCCESS_DEGREES = 0.05, 2.0
 STAGES = ("localize", "render", "detect", "total")
 OWN_FILES = ("site", "survey", "contact_sheet.jpg")
 
