@@ -2,7 +2,9 @@
 
 A raw score map becomes a heatmap by one logistic curve that puts 0.5 at the default threshold. The threshold is where
 only the stated share of normal frames would hold a false region; with a handful of normal frames that share lies outside
-the data, so the highest level that makes a region in each frame is taken as Gumbel-distributed and extrapolated.
+the data, so the highest level that makes a region in each frame is taken as Gumbel-distributed and extrapolated. One bad
+frame among seven can carry that extrapolation beyond everything that an anomaly reaches, so it is kept within the band
+of thresholds that still find anomalies planted in normal views.
 """
 
 from __future__ import annotations
@@ -28,18 +30,20 @@ class Calibration:
     spread: float
 
     @staticmethod
-    def fitted(levels: np.ndarray, typical: float, rate: float) -> Calibration:
-        """From the levels of normal frames and the score of a typical normal pixel."""
+    def fitted(levels: np.ndarray, typical: float, rate: float, band: tuple[float, float] = (-np.inf, np.inf)) -> Calibration:
+        """From the levels of normal frames and the score of a typical normal pixel; ``band`` bounds the threshold."""
         ordered = np.sort(np.asarray(levels, dtype=np.float64))
         n = len(ordered)
-        mean = float(ordered.mean())
         # L-moments: steadier than variance for few and heavy-tailed values (Hosking, 1990)
         second = float(((2 * np.arange(1, n + 1) - n - 1) * ordered).sum() / (n * (n - 1))) if n > 1 else 0.0
         scale = max(second / np.log(2), 1e-3)
-        location = mean - 0.5772 * scale
-        middle = location - scale * float(np.log(-np.log1p(-rate)))
+        location = float(ordered.mean()) - 0.5772 * scale
+        reach = -float(np.log(-np.log1p(-rate)))
+        middle = float(np.clip(location + reach * scale, *band))
+        # other rates move the threshold in steps that fit the bounded one
+        scale = min(scale, max((middle - location) / reach, 0.1)) if reach > 0 else scale
         # a typical normal pixel comes out at about 0.001, however sharp the score is
-        return Calibration(location, scale, rate, middle, max((middle - typical) / 7, 1e-3))
+        return Calibration(middle - reach * scale, scale, rate, middle, max((middle - typical) / 7, 1e-3))
 
     def level(self, rate: float) -> float:
         """The score that only this share of normal frames exceeds with a region."""
@@ -72,6 +76,19 @@ def region_level(score: np.ndarray, smallest: int) -> float:
         else:
             high = middle
     return low
+
+
+def useful_band(normal: np.ndarray, planted: np.ndarray, prevalence: float = 0.01, keep: float = 0.95) -> tuple[float, float]:
+    """The thresholds whose F1 is at least ``keep`` of the best, were ``prevalence`` of the pixels anomalous.
+
+    normal: scores of normal pixels; planted: scores of pixels with a planted anomaly.
+    """
+    levels = np.quantile(planted, np.linspace(0.01, 0.99, 197))
+    hit = 1 - np.searchsorted(np.sort(planted), levels) / len(planted)
+    false = 1 - np.searchsorted(np.sort(normal), levels) / len(normal)
+    f1 = 2 * prevalence * hit / (prevalence * (1 + hit) + (1 - prevalence) * false)
+    good = levels[f1 >= keep * f1.max()]
+    return float(good.min()), float(good.max())
 
 
 def logistic_fit(features: np.ndarray, labels: np.ndarray, ridge: float = 1e-3) -> np.ndarray:

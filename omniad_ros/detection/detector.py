@@ -24,7 +24,7 @@ from omniad_ros.detection.student import (
     padded,
     to_tensor,
 )
-from omniad_ros.detection.view import DetectorOptions, View, resized, resized_depth
+from omniad_ros.detection.view import DetectorOptions, View, coverage, resized, resized_depth
 from omniad_ros.feedback import OmniadError
 
 VERSION = 1
@@ -129,7 +129,8 @@ class Detector:
         self._threshold = float(value)
 
     def heatmap(self, image: np.ndarray, reference: np.ndarray | None = None, depth: np.ndarray | None = None) -> np.ndarray:
-        """How anomalous each pixel is: float32 (H, W) in [0, 1], 0 where the survey saw nothing.
+        """How anomalous each pixel is: float32 (H, W) in [0, 1], 0 where the survey saw nothing
+        (by `view.coverage`: gaps in the depth of a few pixels, as along silhouettes, count as seen).
 
         image: uint8 RGB (H, W, 3); reference: uint8 RGB (h, w, 3) of the same field of view, or None for the distillation
         alone; depth: float32 (h, w) of the reference view, NaN where not covered, or None where all is covered.
@@ -139,6 +140,7 @@ class Detector:
         _check(image, "image")
         size = self.options.working_size(image)
         small = resized(image, size)
+        covered = np.ones(size[::-1], bool) if depth is None else coverage(resized_depth(_depth(depth), size))
         distillation = self.networks.distillation_scores([small])[0]
         if reference is None or self.networks.comparison is None:
             heat = self.scores.alone.heatmap(self.scores.standardized(distillation))
@@ -146,13 +148,14 @@ class Detector:
             _check(reference, "reference")
             if abs(reference.shape[1] / reference.shape[0] - image.shape[1] / image.shape[0]) > 0.05:
                 raise OmniadError("the reference view must have the frame's field of view, but its sides have another ratio")
-            covered = np.ones(size[::-1], bool) if depth is None else np.isfinite(resized_depth(_depth(depth), size))
-            frame = small.astype(np.float32) / 255
-            logits = self.networks.comparison_scores(frame, resized(reference, size).astype(np.float32) / 255, covered)
+            frame, normal = small.astype(np.float32) / 255, resized(reference, size).astype(np.float32) / 255
+            logits = self.networks.comparison_scores(frame, normal, covered)
             heat = self.scores.fused.heatmap(self.scores.fuse(logits, distillation))
         full = (image.shape[1], image.shape[0])
-        heat = heat if size == full else np.clip(_enlarged(heat, full), 0, 1)
-        return heat if depth is None else np.where(np.isfinite(resized_depth(_depth(depth), full)), heat, np.float32(0))
+        if size != full:
+            heat = np.clip(cv2.resize(heat, full, interpolation=cv2.INTER_LINEAR), 0, 1)
+            covered = cv2.resize(covered.astype(np.uint8), full, interpolation=cv2.INTER_NEAREST) > 0
+        return np.where(covered, heat, np.float32(0))
 
     def save(self, directory: Path) -> None:
         """Write detector.json, weights.safetensors and calibration.json; a directory that lacks is made."""
@@ -225,10 +228,6 @@ def _depth(depth: np.ndarray) -> np.ndarray:
     if depth.ndim != 2:
         raise OmniadError("the depth must be one channel (H, W) in metres")
     return depth
-
-
-def _enlarged(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR)
 
 
 def _write(path: Path, data: dict) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from omniad_ros.detection import comparison as compare
 from omniad_ros.detection.anomalies import Pair, cropped, nuisances, rendered, with_anomalies
-from omniad_ros.detection.calibration import Calibration, logistic_fit, region_level
+from omniad_ros.detection.calibration import Calibration, logistic_fit, region_level, useful_band
 from omniad_ros.detection.detector import Detector, Networks, Scores, checked_views, finished
 from omniad_ros.detection.student import (
     ReverseDistillation,
@@ -175,9 +176,11 @@ def calibrate(
     weights = logistic_fit(np.concatenate(features), np.concatenate(labels))
     scores = Scores(mean, deviation, max(float(weights[0]), 0.05), max(float(weights[1]), 0.0), alone, None)
     maps = [scores.fuse(c, d) for d, c, _ in normal]
-    typical = float(np.median(np.concatenate([m[c] for m, c in zip(maps, covers, strict=True)])))
-    fused = Calibration.fitted(_levels(maps, covers, smallest), typical, options.false_alarm_rate)
-    return Scores(scores.mean, scores.deviation, scores.comparison, scores.distillation, alone, fused)
+    background = np.concatenate([m[c] for m, c in zip(maps, covers, strict=True)])
+    found = np.concatenate([scores.fuse(c, d)[counts & (mask > 0.5)] for d, c, mask, counts in planted])
+    band = useful_band(background, found)
+    fused = Calibration.fitted(_levels(maps, covers, smallest), float(np.median(background)), options.false_alarm_rate, band)
+    return replace(scores, fused=fused)
 
 
 def _raw(networks: Networks, frame: np.ndarray, reference: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -9,6 +9,9 @@ import numpy as np
 
 from omniad_ros.feedback import OmniadError
 
+GAP = 9
+"""Pixels at working size."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -28,8 +31,8 @@ class View:
 
     @property
     def covered(self) -> np.ndarray:
-        """bool (h, w): where the survey saw the place."""
-        return np.isfinite(self.depth)
+        """bool (h, w): where the survey saw the place, see `coverage`."""
+        return coverage(self.depth)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,17 @@ class DetectorOptions:
 OURS = DetectorOptions()
 PLAIN = replace(OURS, attention=False, use_novel=False, comparison=False)
 """Reverse distillation as published (arXiv 2201.10703), the ablation's first row."""
+
+
+def coverage(depth: np.ndarray) -> np.ndarray:
+    """bool (h, w): where a reference view can be trusted: its depth is known, or unknown in a gap under GAP pixels only.
+
+    Along silhouettes a rendering's depth belongs to neither side and is NaN although the survey saw both; what stands in
+    front of such a line would otherwise be cut in pieces.
+    """
+    known = np.pad(np.isfinite(depth).astype(np.uint8), GAP, mode="edge")
+    closed = cv2.morphologyEx(known, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (GAP, GAP)))
+    return closed[GAP:-GAP, GAP:-GAP] > 0
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
