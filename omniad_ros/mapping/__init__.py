@@ -1,5 +1,9 @@
 """The metric map and the localizer: a survey in, poses of frames out. The only user of pycolmap and hloc."""
 
+# pycolmap brings an allocator that numba's LLVM cannot be loaded after: the first compiled kernel then ends in a
+# segmentation fault. So numba's comes first.
+import llvmlite.binding  # noqa: F401
+
 from omniad_ros.mapping.building import MapOptions, build_map
 from omniad_ros.mapping.features import named_source
 from omniad_ros.mapping.localizer import Localization, Localizer, LocalizerOptions
