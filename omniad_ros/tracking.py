@@ -42,7 +42,7 @@ class TrackerOptions:
     miss: float = 0.8
     confirm_evidence: float = 4.7
     full_evidence: float = 8.0
-    confirm_views: int = 3
+    confirm_views: int = 6
     confirm_degrees: float = 4.0
     confirm_seconds: float = 4.0
     agreement: float = 1.0

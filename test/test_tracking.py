@@ -117,7 +117,7 @@ ANOMALIES = [
 @pytest.mark.parametrize("seed", range(4))
 def test_a_patrol_finds_all_places_and_no_others(seed):
     rng = np.random.default_rng(seed)
-    tracks = drive(Tracker(), ANOMALIES, rng, patrol())
+    tracks = drive(Tracker(), ANOMALIES, rng, patrol(80))
     errors = [min(np.linalg.norm(t.center - place) for t in tracks) for place, _, _ in ANOMALIES]
     false = [t for t in tracks if min(np.linalg.norm(t.center - place) for place, _, _ in ANOMALIES) > 0.5]
     assert max(errors) < 0.3, errors
