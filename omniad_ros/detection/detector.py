@@ -141,8 +141,10 @@ class Detector:
         size = self.options.working_size(image)
         small = resized(image, size)
         covered = np.ones(size[::-1], bool) if depth is None else coverage(resized_depth(_depth(depth), size))
-        distillation = self.networks.distillation_scores([small])[0]
-        if reference is None or self.networks.comparison is None:
+        compared = reference is not None and self.networks.comparison is not None
+        # calibration may find that the distillation adds nothing to the comparison; then its time is saved
+        distillation = self.networks.distillation_scores([small])[0] if not compared or self.scores.distillation > 0 else 0.0
+        if not compared:
             heat = self.scores.alone.heatmap(self.scores.standardized(distillation))
         else:
             _check(reference, "reference")
