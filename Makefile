@@ -28,7 +28,7 @@ $(VENV)/.installed: requirements.txt requirements-ros.txt requirements-dev.txt s
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "Install Python's venv module (Debian: python3-venv)."; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@echo "Installing about 7 GB of packages into $(VENV) (a few minutes) ..."
-	$(BIN)/uv pip install --quiet --python $(BIN)/python setuptools -r requirements.txt -r requirements-ros.txt -r requirements-dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python 'setuptools>=70.1' -r requirements.txt -r requirements-ros.txt -r requirements-dev.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
