@@ -25,7 +25,7 @@ def run_demo(out: Path, seed: int = 0, progress: Progress = quiet) -> str:
     """
     from omniad_ros.nodes.patrol import read_patrol, run_patrol
     from omniad_ros.report import write_report
-    from omniad_ros.sim.recording import record_survey
+    from omniad_ros.sim import apart
 
     foreign = [entry.name for entry in out.iterdir() if entry.name not in OWN_FILES] if out.is_dir() else []
     if foreign:
@@ -36,7 +36,8 @@ def run_demo(out: Path, seed: int = 0, progress: Progress = quiet) -> str:
     if not survey.is_dir():
         # a survey is whole or not there: recorded beside, then renamed
         shutil.rmtree(place / ".survey", ignore_errors=True)
-        record_survey(seed, place / ".survey", part(progress, 0.0, 0.1)).rename(survey)
+        driving = part(progress, 0.0, 0.1)
+        apart("recording", "record_survey", seed, place / ".survey", progress=driving).rename(survey)
     build_site(survey, site_path, progress=part(progress, 0.1, 0.75))
     shutil.rmtree(out / "patrol", ignore_errors=True)
     run_patrol(site_path, seed, out / "patrol", part(progress, 0.75, 0.95))

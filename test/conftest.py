@@ -13,10 +13,11 @@ os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory) -> Path:
     """A table-top dataset in the MAD layout: 36 survey views of 160x120, and two test views of each kind."""
-    from omniad_ros.sim.tabletop import TabletopOptions, write_tabletop
+    from omniad_ros.sim import apart
+    from omniad_ros.sim.tabletop import TabletopOptions
 
     options = TabletopOptions(width=160, height=120, views=36, per_kind=2)
-    return write_tabletop(tmp_path_factory.mktemp("tiny") / "dataset", 7, options)
+    return apart("tabletop", "write_tabletop", tmp_path_factory.mktemp("tiny") / "dataset", 7, options)
 
 
 @pytest.fixture(scope="session")

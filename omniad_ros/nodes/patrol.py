@@ -22,6 +22,8 @@ from omniad_ros.site import Site, read_json, write_json
 
 RECORD, TRACKS, TRUTH = "record.json", "tracks.json", "truth"
 HEATMAP_SIDE, PICTURE_SIDE = 320, 480
+PATIENCE = 1.6
+"""Seconds: on a slow machine the robot waits for the inspector rather than pass anomalies unseen."""
 LONGEST_SECONDS = 900.0
 
 
@@ -55,7 +57,13 @@ def run_patrol(
                 "inspector", {"site": site, "state_file": state, **camera_parameters(), **(inspector or {})}, **common
             ),
         ]
-        drives = {"seed": seed, "ground_truth_dir": truth, "wait_for_listeners": 2, **(robot or {})}
+        drives = {
+            "seed": seed,
+            "ground_truth_dir": truth,
+            "wait_for_listeners": 2,
+            "patience": PATIENCE,
+            **(robot or {}),
+        }
         driver = processes.start("sim_robot", drives, **common)
         try:
             _follow(nodes, driver, listener, progress)
@@ -156,19 +164,16 @@ def read_patrol(folder: Path, true_poses: Path, site: Site) -> Patrol:
     true_poses: of the survey (`omniad_ros.sim.record_survey`). Raises OmniadError where something is missing.
     """
     from omniad_ros.detection import Detector
-    from omniad_ros.sim.plantroom import PlantRoom
+    from omniad_ros.sim import apart
     from omniad_ros.tracking import Tracker
 
     folder = Path(folder)
     record, told = read_json(folder / RECORD), read_json(folder / TRUTH / "truth.json")
     inspected = {frame["stamp"] for frame in record["frames"]}
-    world = PlantRoom(told["seed"], anomalies=told["planted"], light=told["light"])
-    truth = {}
-    for frame in told["frames"]:
-        if frame["stamp"] in inspected:
-            pose = Pose.from_matrix(np.array(frame["world_from_camera"]))
-            truth[frame["stamp"] / 1e9] = TrueFrame(pose, world.labels(pose) > 0)
-    world.close()
+    frames = [frame for frame in told["frames"] if frame["stamp"] in inspected]
+    poses = [Pose.from_matrix(np.array(frame["world_from_camera"])) for frame in frames]
+    labels = apart("recording", "render_labels", told["seed"], told["planted"], told["light"], poses)
+    truth = {f["stamp"] / 1e9: TrueFrame(pose, label > 0) for f, pose, label in zip(frames, poses, labels)}
     anomalies = tuple(
         PlantedAnomaly(a["id"], a["kind"], tuple((np.array(p["center"]), np.array(p["size"])) for p in a["places"]))
         for a in told["anomalies"]

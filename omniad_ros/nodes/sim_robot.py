@@ -47,6 +47,10 @@ class RobotParameters:
     wait_for_listeners: int = parameter(
         0, "Subscribers of camera_info for which the robot waits before it drives off.", minimum=0, maximum=100
     )
+    patience: float = parameter(
+        0.0, "Seconds that the robot drives on past the last frame that the inspector has answered; then it stands. "
+        "0: it does not wait.", minimum=0.0, maximum=3600.0,
+    )  # fmt: skip
     ground_truth_dir: str = parameter("", "Folder for the patrol's truth (true poses, anomalies); empty for none.")
     exit_when_finished: bool = parameter(True, "End the process at the end of the path; false: the node stays, silent.")
 
@@ -80,6 +84,12 @@ class SimRobot(Node):
         self._truth: list[dict] = []
         self._started: float | None = None
         self._images = 0
+        self._standing = 0.0
+        self._answered = 0.0
+        self._driven_at: dict[str, float] = {}
+        """Seconds driven when each image was taken, by its stamp."""
+        if self.values.patience:
+            self.create_subscription(DiagnosticArray, "/diagnostics", self._hear, OUTPUT)
         self.create_timer(self.TICK, self._tick, clock=STEADY)
         self.create_timer(0.5, self._say, clock=STEADY)
 
@@ -104,6 +114,23 @@ class SimRobot(Node):
     def _arrived(self) -> bool:
         return self._robot.finished or self._robot.time >= self._duration
 
+    @property
+    def _seconds(self) -> float:
+        """Seconds since the start: driven, and stood still to wait for the inspector."""
+        return self._robot.time + self._standing
+
+    def _advance(self, seconds: float) -> None:
+        if self.values.patience and self._robot.time - self._answered > self.values.patience:
+            self._standing += seconds
+        else:
+            self._robot.step(seconds)
+
+    def _hear(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            for pair in status.values:
+                if pair.key == "stamp":
+                    self._answered = max(self._answered, self._driven_at.pop(pair.value, 0.0))
+
     def _tick(self) -> None:
         """Catch up with the time, by at most one image a call, so that the node stays responsive."""
         if self._started is None:
@@ -112,20 +139,20 @@ class SimRobot(Node):
                 return
             self._started, self._epoch = time.monotonic(), time.time_ns()
         due = (time.monotonic() - self._started) * self.values.real_time_factor
-        while self._robot.time < due and not self._arrived:
-            self._robot.step(1 / self.values.odom_rate)
+        while self._seconds < due and not self._arrived:
+            self._advance(1 / self.values.odom_rate)
             self._publish_odometry()
-            if self._robot.time * self.values.image_rate >= self._images:
+            if self._seconds * self.values.image_rate >= self._images:
                 self._publish_image()
                 break
-        if due - self._robot.time > 1.0:  # too slow to keep up: simulated time goes slower rather than in bursts
-            self._started += (due - self._robot.time - 1.0) / self.values.real_time_factor
+        if due - self._seconds > 1.0:  # too slow to keep up: simulated time goes slower rather than in bursts
+            self._started += (due - self._seconds - 1.0) / self.values.real_time_factor
         if self._arrived and not self._told:
             self._told = True
             self._arrive()
 
     def _header(self, frame_id: str) -> Header:
-        since = 0 if self._started is None else round(self._robot.time * 1e9)
+        since = 0 if self._started is None else round(self._seconds * 1e9)
         epoch = time.time_ns() if self._started is None else self._epoch
         return Header(stamp=messages.to_stamp(epoch + since), frame_id=frame_id)
 
@@ -140,10 +167,12 @@ class SimRobot(Node):
             self._transforms.sendTransform([messages.transform_message(pose, message.header, BASE), camera])
 
     def _publish_image(self) -> None:
-        self._images = int(self._robot.time * self.values.image_rate) + 1
+        self._images = int(self._seconds * self.values.image_rate) + 1
         header = self._header(CAMERA)
         self._info.publish(messages.camera_info_message(self._robot.camera, header))
         self._image.publish(messages.image_message(self._robot.image(), header))
+        if self.values.patience:
+            self._driven_at[str(messages.nanoseconds(header.stamp))] = self._robot.time
         if self.values.ground_truth_dir:
             pose = self._robot.true_camera_pose().matrix().tolist()
             self._truth.append({"stamp": messages.nanoseconds(header.stamp), "world_from_camera": pose})

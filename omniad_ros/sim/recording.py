@@ -84,6 +84,14 @@ def record_patrol(
     return out
 
 
+def render_labels(seed: int, planted: bool, light: float, poses: list[Pose]) -> list[np.ndarray]:
+    """What is anomalous in the views of ``poses``: uint8 (H, W) each, as `PlantRoom.labels` says."""
+    world = PlantRoom(seed, anomalies=planted, light=light)
+    labels = [world.labels(pose) for pose in poses]
+    world.close()
+    return labels
+
+
 def _empty(out: Path | str) -> Path:
     out = Path(out)
     if out.exists() and any(out.iterdir()):
