@@ -25,7 +25,7 @@ class InspectorParameters:
     )  # fmt: skip
     false_alarm_rate: float = parameter(
         0.0, "False regions a normal frame for which the threshold is set; 0 for the calibrated one. "
-        "'threshold' goes first.", minimum=0.0, maximum=1.0, runtime=True,
+        "'threshold' goes first.", minimum=0.0, maximum=0.99, runtime=True,
     )  # fmt: skip
     max_rate: float = parameter(
         0.0, "Frames inspected a second at most; 0 for as many as possible.", minimum=0.0, maximum=1000.0, runtime=True
