@@ -77,17 +77,19 @@ def _survey_stage(site: Site, source, progress: Progress) -> None:
     info: dict = {}
     with site.stage("survey", info) as work:
         images = write_survey(source, work, progress)
-        info |= {"images": len(images), "odometry": images.poses[0] is not None}
+        odometry = images.poses[0] is not None
+        info |= {"images": len(images), "odometry": odometry, "camera_from": source.camera_from}
 
 
 def _map_stage(site: Site, progress: Progress) -> None:
-    from omniad_ros.mapping import build_map
+    from omniad_ros.mapping import MapOptions, build_map
 
     if site.has("map"):
         return
     info: dict = {}
     with site.stage("map", info) as work, _timed(info):
-        info |= build_map(site.survey, work, progress)
+        options = MapOptions(refine_focal=site.info("survey")["camera_from"] != "file")
+        info |= build_map(site.survey, work, progress, options)
 
 
 def _radiance_stage(site: Site, options: BuildOptions, progress: Progress) -> None:

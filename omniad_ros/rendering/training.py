@@ -49,7 +49,8 @@ def train_field(
         field.count_views(camera.resized(max(1, camera.width // 2), max(1, camera.height // 2)), [images.poses[i] for i in train])
         info = {"steps": trainer.config.max_num_iterations, "seconds": round(time.monotonic() - began, 1), "views": len(train)}
         field.save(out, info)
-    shutil.rmtree(data, ignore_errors=True)
+    for leftover in (data, out / ".nerfstudio"):
+        shutil.rmtree(leftover, ignore_errors=True)
     progress(1.0, "radiance field trained")
     return {"method": method, **info}
 
