@@ -129,6 +129,10 @@ def test_bad_input(survey, points, trained, tmp_path):
     (broken / "weights.safetensors").write_bytes(b"no tensors")
     with pytest.raises(OmniadError, match="build the site again"):
         load_field(broken)
+    shutil.copy(trained[0] / "weights.safetensors", broken)
+    (broken / "field.json").write_text(json.dumps(json.loads((broken / "field.json").read_text()) | {"version": 0}))
+    with pytest.raises(OmniadError, match="another version"):
+        load_field(broken)
     (broken / "field.json").write_text(json.dumps({"method": "unheard-of"}))
     with pytest.raises(OmniadError, match="unheard-of"):
         load_field(broken)

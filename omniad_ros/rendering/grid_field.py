@@ -19,6 +19,9 @@ CHUNK = 1024
 COVERED_OPACITY, COVERED_SPREAD, COVERED_VIEWS = 0.7, 0.05, 3
 """A pixel is covered where the ray is this opaque, its surface this well placed (relative to the distance), and seen by so many."""
 
+VERSION = 1
+"""To be raised with every change of the kernels' constants: the same numbers would render another picture."""
+
 
 class GridField:
     """Renders a `Grid` with its shader. ``near``: distance at which rays begin, in metres."""
@@ -80,7 +83,7 @@ class GridField:
         }  # fmt: skip
         write_atomically(directory / "weights.safetensors", save({k: np.ascontiguousarray(v) for k, v in tensors.items()}))
         write_json(directory / "field.json", {
-            "method": "grid-field", "center": grid.center.tolist(), "half": grid.half.tolist(), "voxel": grid.voxel,
+            "method": "grid-field", "version": VERSION, "center": grid.center.tolist(), "half": grid.half.tolist(), "voxel": grid.voxel,
             "scale": grid.scale, "table": list(grid.table.shape), "near": self.near, **info,
         })  # fmt: skip
 
@@ -91,6 +94,8 @@ class GridField:
 
         try:
             info, tensors = read_json(directory / "field.json"), load_file(directory / "weights.safetensors")
+            if info.get("version") != VERSION:
+                raise OmniadError(f"{directory} holds a grid field of another version of omniad_ros; build the site again")
             positions = tensors["positions"].astype(np.int64)
             table = np.zeros(info["table"], np.int32)
             table[tuple(positions.T)] = np.arange(1, len(positions) + 1)

@@ -135,7 +135,7 @@ class GridFieldModelConfig(ModelConfig):
     """Voxels along the longest side of the core box at first."""
     milestones: tuple[float, ...] = (0.125, 0.275, 0.5)
     """Fractions of the training at which the grid is refined."""
-    steps: int = 4000
+    steps: int = 3000
     """Length of the training that ``milestones`` refer to (set to max_num_iterations by the trainer)."""
     most_blocks: int = 60000
     """Memory bound: blocks of 64 voxels."""
