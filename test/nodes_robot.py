@@ -114,7 +114,7 @@ class Robot:
         while (left := end - time.monotonic()) > 0:
             self.executor.spin_once(timeout_sec=left)
 
-    def until(self, condition, timeout: float = 20.0, what: str = "it"):
+    def until(self, condition, timeout: float = 60.0, what: str = "it"):
         """Spin until the condition gives something true, and return that."""
         end = time.monotonic() + timeout
         while not (result := condition()):
@@ -122,7 +122,7 @@ class Robot:
             self.executor.spin_once(timeout_sec=0.05)
         return result
 
-    def answer(self, topic: str, stamp: int, timeout: float = 20.0):
+    def answer(self, topic: str, stamp: int, timeout: float = 60.0):
         """The message of a topic that carries a frame's stamp."""
         wanted = messages.to_stamp(stamp)
         return self.until(
@@ -131,7 +131,7 @@ class Robot:
             f"{topic} of the frame",
         )
 
-    def state_of(self, stamp: int, timeout: float = 20.0) -> tuple[str, str]:
+    def state_of(self, stamp: int, timeout: float = 60.0) -> tuple[str, str]:
         """(state, why) that /diagnostics gives for a frame."""
 
         def told():
@@ -140,10 +140,20 @@ class Robot:
 
         return self.until(told, timeout, "the frame's state")
 
-    def inspect(self, image, map_from_camera, timeout: float = 20.0) -> tuple[int, str, str]:
-        """Show a frame and wait for its state: (stamp, state, message)."""
-        stamp = self.show(image, map_from_camera)
-        return stamp, *self.state_of(stamp, timeout)
+    def inspect(self, image, map_from_camera, stamp: int | None = None, timeout: float = 120.0) -> tuple[int, str, str]:
+        """Show a frame until its state is told: (stamp, state, why). It may pass unseen once: discovery takes a moment."""
+        end = time.monotonic() + timeout
+        while True:
+            stamp = self.show(image, map_from_camera, stamp)
+            unseen = time.monotonic() + 5.0
+            while time.monotonic() < unseen:
+                self.executor.spin_once(timeout_sec=0.05)
+                values = self.status.get("inspector", (0, "", {}))[2]
+                if values.get("stamp") == str(stamp):
+                    return stamp, values["state"], values["why"]
+            assert time.monotonic() < end, (
+                f"the frame's state did not come within {timeout} s; diagnostics: {self.status}"
+            )
 
     # services
 

@@ -1,6 +1,8 @@
 """The nodes as processes over DDS: the main chain, and each fault that a patrol stack must survive."""
 
 import json
+import os
+import re
 import shutil
 import signal
 import time
@@ -13,20 +15,18 @@ pytest.importorskip("rclpy", reason="the nodes need ROS 2 ('make venv' installs 
 
 from geometry_msgs.msg import Quaternion
 from nodes_robot import Robot
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import CompressedImage
 from visualization_msgs.msg import Marker
 
 from omniad_ros.geometry import Pose
 from omniad_ros.nodes import messages, processes
 from omniad_ros.site import Site
 
-# real processes on a machine that others use too: a fault must show three times in a row
-pytestmark = pytest.mark.flaky(reruns=2)
-timed = pytest.mark.xfail(strict=False, reason="judged by seconds: fails where the machine is loaded; must become robust")
-
-TIMEOUT = 3.0
+TIMEOUT = 15.0
 """Seconds that the inspector waits for the renderer here; a busy machine must not look like a dead renderer."""
-PATIENCE = 90.0
-"""For the start of a process: torch alone takes seconds."""
+PATIENCE = 180.0
+"""For the start of a process: torch alone takes seconds, on a busy machine a minute."""
 
 
 class System:
@@ -85,16 +85,21 @@ class System:
                 return int(self.level()[2]["tracks"])
         raise AssertionError("no track")
 
-    def healthy(self) -> None:
+    def healthy(self, start: int = 0) -> None:
         """Bring the running nodes back to full inspection of good frames."""
-        for index in range(40):
-            stamp = self.robot.show(*self.frame(index))  # the first ones may pass unseen: discovery takes a moment
-            end = time.monotonic() + 3.0
-            while time.monotonic() < end and self.level()[2].get("stamp") != str(stamp):
-                self.robot.spin(0.05)
-            if self.level()[2].get("stamp") == str(stamp) and self.level()[2]["state"] == "ok":
+        states = []
+        for index in range(start, start + 12):
+            states.append(self.robot.inspect(*self.frame(index))[1:])
+            if states[-1][0] == "ok":
                 return
-        raise AssertionError(f"no frame is fully inspected: {self.robot.status}")
+        raise AssertionError(f"no frame is fully inspected: {states}, {self.robot.status}")
+
+    def seconds(self, index: int) -> float:
+        """What one frame takes now, from its image to its heatmap: the measure for what is judged by time."""
+        began = time.monotonic()
+        stamp = self.robot.inspect(*self.frame(index))[0]
+        self.robot.answer("heatmap", stamp)
+        return time.monotonic() - began
 
     def said(self, node: str, text: str, since: int = 0) -> list[str]:
         return [line for line in list(self.nodes[node].lines)[since:] if text in line]
@@ -160,7 +165,7 @@ def test_markers_appear_and_are_deleted(system):
 
     before = len(robot.heard["markers"])
     system.track()
-    robot.until(lambda: any(m.type == Marker.CUBE for m in robot.heard["markers"][-1].markers), 5, "a marker")
+    robot.until(lambda: any(m.type == Marker.CUBE for m in robot.heard["markers"][-1].markers), 60, "a marker")
     for array in robot.heard["markers"][:]:
         apply(array)
     assert len(robot.heard["markers"]) > before and {ns for ns, _ in ids} == {"tracks", "labels"}
@@ -222,10 +227,10 @@ def test_bad_messages_get_one_warning_that_names_the_field_and_the_next_good_one
             robot.show(image, pose, **changes)
             robot.spin(0.05)
         robot.until(
-            lambda field=field: system.said("inspector", f"image is ignored: {field}", began), 5, f"warning of {field}"
+            lambda field=field: system.said("inspector", f"image is ignored: {field}", began), 60, f"warning of {field}"
         )
     robot.say_info(robot.next_stamp(), k=np.zeros(9))
-    robot.until(lambda: system.said("inspector", "camera_info is ignored: k is singular", began), 5)
+    robot.until(lambda: system.said("inspector", "camera_info is ignored: k is singular", began))
     bad_odometry = {
         "pose.pose.position": {"pose__pose__position__x": float("nan")},
         "pose.pose.orientation": {"pose__pose__orientation": Quaternion(x=0.0, y=0.0, z=0.0, w=3.0)},
@@ -234,10 +239,10 @@ def test_bad_messages_get_one_warning_that_names_the_field_and_the_next_good_one
     for field, changes in bad_odometry.items():
         robot.say_odometry(robot.next_stamp(), pose, **changes)
         robot.until(
-            lambda field=field: system.said("inspector", f"odom is ignored: {field}", began), 5, f"warning of {field}"
+            lambda field=field: system.said("inspector", f"odom is ignored: {field}", began), 60, f"warning of {field}"
         )
     small = robot.show(np.ascontiguousarray(image[::2, ::2]), pose)
-    robot.until(lambda: system.said("inspector", "camera_info says", began), 5)
+    robot.until(lambda: system.said("inspector", "camera_info says", began))
     assert not any(m.header.stamp == messages.to_stamp(small) for m in robot.heard["heatmap"])
     for field in IMAGE_DEFECTS:
         assert len(system.said("inspector", f"image is ignored: {field} ", began)) <= 1 + (field == "width"), field
@@ -248,8 +253,6 @@ def test_fuzzed_image_messages_leave_the_node_working(system):
     robot, rng = system.robot, np.random.default_rng(0)
     image, _pose = system.frame(7)
     whole = messages.image_message(image, robot.header(robot.next_stamp(), "camera"))
-    from rclpy.serialization import serialize_message
-
     raw = np.frombuffer(serialize_message(whole), np.uint8)
     for _ in range(300):  # on the wire: any byte may be wrong, and the end may be missing
         damaged = raw[: 4 + int(rng.integers(len(raw)))].copy() if rng.random() < 0.3 else raw.copy()
@@ -283,75 +286,73 @@ def test_lifecycle_transitions(system):
     assert robot.lifecycle("inspector") == "active"
 
 
-@timed
 def test_the_renderer_killed_and_restarted(system):
     robot = system.robot
     image, pose = system.frame(9)
+    assert robot.set("inspector", "reference_timeout", 1.0)[0]
     system.nodes["nerf_renderer"].send(signal.SIGKILL)
     system.nodes["nerf_renderer"].wait(5)
-    began = time.monotonic()
-    stamp, state, message = robot.inspect(image, pose)
-    assert state == "degraded" and "reference" in message and time.monotonic() - began < TIMEOUT + 3
+    stamp, state, why = robot.inspect(image, pose)
+    assert state == "degraded" and "reference" in why
     assert messages.depth_from_image(robot.answer("heatmap", stamp)).shape == image.shape[:2]
-    began = time.monotonic()
-    assert robot.inspect(*system.frame(10))[1] == "degraded"
-    assert time.monotonic() - began < TIMEOUT  # a dead renderer is not waited for again and again
+    waited = float(system.level()[2]["ms render"])
+    robot.inspect(*system.frame(10))
+    assert (
+        waited > 900 and float(system.level()[2]["ms render"]) < 0.5 * waited
+    )  # a dead renderer is not waited for again and again
+    assert robot.set("inspector", "reference_timeout", TIMEOUT)[0]
     system.start("nerf_renderer")
-    back = time.monotonic()
-    while robot.inspect(*system.frame(11))[1] != "ok":
-        assert time.monotonic() - back < 5.0, (system.robot.status, list(system.nodes["nerf_renderer"].lines))
+    back, frame = time.monotonic(), max(1.0, system.seconds(11))
+    system.healthy(11)
+    assert time.monotonic() - back < 5.0 * frame
 
 
-@timed
 def test_a_camera_faster_than_the_work(system):
     robot = system.robot
+    system.healthy()
     dropped = int(system.level()[2]["dropped"])
-    alone = min(_seconds(system, 12), _seconds(system, 13))
-    heard, shown = len(robot.heard["heatmap"]), {}
-    end = time.monotonic() + max(4.0, 8 * alone)
-    index = 0
+    alone = min(system.seconds(12), system.seconds(13))
+    heard, shown = len(robot.heard["heatmap"]), []
+    end = time.monotonic() + 10 * alone
     while time.monotonic() < end:
-        image, pose = system.frame(12)
-        stamp = robot.show(image, pose, stamp=time.time_ns())
-        shown[stamp] = time.monotonic()
-        index += 1
+        shown.append(robot.show(*system.frame(12), stamp=time.time_ns()))
         robot.spin(alone / 3)
-    robot.spin(2 * alone + 0.5)
-    answered = [messages.nanoseconds(m.header.stamp) for m in robot.heard["heatmap"][heard:]]
-    assert answered == sorted(answered) and len(answered) >= 3
-    assert int(system.level()[2]["dropped"]) - dropped >= index // 4
-    assert max(shown) - answered[-1] < 2.5e9 * alone + 1e9  # the last answer is of one of the newest frames
+    robot.until(lambda: len(robot.heard["heatmap"]) > heard, 60, "an answer")
+    answered: list[int] = []
+    while (late := [messages.nanoseconds(m.header.stamp) for m in robot.heard["heatmap"][heard:]]) != answered or len(
+        late
+    ) < 2:
+        answered = late
+        robot.spin(3 * alone)  # until nothing more is answered
+    assert answered == sorted(answered)  # none was queued and answered late
+    assert len(answered) < len(shown) and int(system.level()[2]["dropped"]) > dropped
+    assert answered[-1] in shown[-3:]  # the last answer is of the newest frames
 
 
-def _seconds(system, index: int) -> float:
-    began = time.monotonic()
-    stamp = system.robot.show(*system.frame(index))
-    system.robot.answer("heatmap", stamp)
-    return time.monotonic() - began
-
-
-@timed
 def test_silent_sensors_are_said_within_two_seconds(system):
     robot = system.robot
-    image, _pose = system.frame(14)
+    image, _ = system.frame(14)
     system.healthy()
-    began = time.monotonic()
-    robot.until(lambda: system.level()[0] == 3, 3, "stale")
-    assert time.monotonic() - began < 2.5 and "no image" in system.level()[1]
-    for _ in range(8):  # the camera is back, odometry is not
+    robot.until(lambda: system.level()[0] == 3 and "no image for" in system.level()[1], PATIENCE, "stale")
+    seconds = int(re.search(r"no image for (\d+) s", system.level()[1]).group(1))
+    assert seconds <= 2 + os.getloadavg()[0] / os.cpu_count()  # when it was first said
+
+    def without_odometry() -> bool:
         robot.say_info(stamp := robot.next_stamp())
         robot.say_image(stamp, image)
-        robot.spin(0.3)
-    assert system.level()[0] == 3 and "no odometry" in system.level()[1]
-    for index in range(60):
-        robot.show(*system.frame(index))
-        robot.spin(0.3)
-        if system.level()[0] == 0:
-            return
-    raise AssertionError(f"it did not recover: {system.level()}")
+        robot.spin(0.2)
+        return system.level()[0] == 3 and "no odometry" in system.level()[1]
+
+    robot.until(without_odometry, PATIENCE, "the missing odometry's notice")
+
+    def whole() -> bool:
+        robot.show(*system.frame(int(time.monotonic())))
+        robot.spin(0.2)
+        return system.level()[0] == 0
+
+    robot.until(whole, PATIENCE, "recovery")
 
 
-@timed
 def test_stamps_that_jump_back_and_by_hours(system):
     robot = system.robot
     hour = 3600 * 10**9
@@ -374,11 +375,11 @@ def test_stamps_that_jump_back_and_by_hours(system):
     robot.say_odometry(stamp - hour, pose)  # an image whose odometry is an hour old is not paired with it
     robot.say_info(stamp)
     robot.say_image(stamp, image)
-    robot.state_of(stamp)
+    if robot.state_of(stamp)[0] == "ok":
+        assert messages.pose_from_message(robot.answer("pose", stamp).pose.pose).distance(pose)[0] < 0.1
     system.healthy()
 
 
-@timed
 def test_kidnapped_or_jumping_odometry_is_found_again_from_the_map_alone(system):
     robot = system.robot
     system.healthy()
@@ -386,8 +387,7 @@ def test_kidnapped_or_jumping_odometry_is_found_again_from_the_map_alone(system)
     found = []
     for index in range(5):
         image, pose = system.frame(20 + index)
-        stamp = robot.show(image, shift @ pose)
-        state, _ = robot.state_of(stamp)
+        stamp, state, _ = robot.inspect(image, shift @ pose)
         if state == "ok":
             found.append(messages.pose_from_message(robot.answer("pose", stamp).pose.pose).distance(pose)[0])
         else:
@@ -400,7 +400,6 @@ def _blurred(image):
     return cv2.GaussianBlur(image, (0, 0), image.shape[1] / 30)
 
 
-@timed
 @pytest.mark.parametrize(
     "word, spoil",
     [
@@ -411,50 +410,47 @@ def _blurred(image):
 def test_a_spoilt_frame_is_the_cameras_fault_not_an_anomaly(system, word, spoil):
     robot = system.robot
     image, pose = system.frame(25)
-    assert robot.inspect(image, pose)[1] == "ok"
+    system.healthy(25)
     stamp, state, message = robot.inspect(spoil(image), pose)
     assert state == "degraded" and word in message
     assert not (np.array(robot.answer("mask", stamp).data) == 255).any()
-    assert robot.inspect(image, pose)[1] == "ok"
+    system.healthy(25)
 
 
-@timed
 def test_a_frozen_camera_is_noticed_once_the_robot_moves(system):
     robot = system.robot
     image, pose = system.frame(26)
-    assert robot.inspect(image, pose)[1] == "ok"
-    assert robot.inspect(image, pose)[1] == "ok"  # standing still, equal frames are in order
+    system.healthy(20)
+    for _ in range(2):  # standing still, equal frames are in order
+        assert "frozen" not in robot.inspect(image, pose)[2]
     moved = Pose(pose.rotation, pose.translation + [0.3, 0.0, 0.0])
     _, state, message = robot.inspect(image, moved)
     assert state == "degraded" and "frozen" in message
     system.healthy()
 
 
-@timed
 def test_compressed_images(system):
     robot = system.robot
     system.nodes["inspector"].stop()
     system.start("inspector", compressed=True)
     image, pose = system.frame(27)
-    for _ in range(10):
+    data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+
+    def inspected() -> bool:
         stamp = robot.next_stamp()
         robot.say_odometry(stamp, pose)
         robot.say_info(stamp)
-        data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-        from sensor_msgs.msg import CompressedImage
-
         message = CompressedImage(header=robot.header(stamp, "camera"), format="jpeg", data=data)
         robot.publishers["image/compressed"].publish(message)
-        if robot.state_of(stamp)[0] == "ok":
-            break
-    else:
-        raise AssertionError(robot.status)
+        robot.spin(1.0)
+        return system.level()[2].get("state") == "ok"
+
+    robot.until(inspected, PATIENCE, "a compressed frame")
     system.nodes["inspector"].stop()
     system.start("inspector")
     system.healthy()
 
 
-@timed
 def test_a_report_on_request_and_the_old_one_stays_when_it_cannot_be_written(system):
     answer = system.robot.trigger("inspector/save_report")
     page = system.folder / "report" / "index.html"
@@ -471,7 +467,6 @@ def test_a_report_on_request_and_the_old_one_stays_when_it_cannot_be_written(sys
     assert page.read_bytes() == old
 
 
-@timed
 def test_the_inspector_killed_and_restarted_goes_on_with_its_tracks(system):
     robot = system.robot
     system.track()
@@ -487,11 +482,8 @@ def test_the_inspector_killed_and_restarted_goes_on_with_its_tracks(system):
     system.nodes["inspector"].wait(5)
     system.start("inspector", threshold=1.0)
     robot.heard["markers"].clear()
-    for index in range(60):  # the first frames may pass unseen: discovery takes a moment
-        robot.show(*system.planted(index))
-        robot.spin(0.5)
-        if robot.heard["markers"]:
-            break
+    robot.inspect(*system.planted(0))
+    robot.until(lambda: robot.heard["markers"], 20, "markers")
     first = robot.heard["markers"][0].markers
     assert first[0].action == Marker.DELETEALL  # nothing of the killed one remains in RViz
     assert sum(m.ns == "tracks" and m.action == Marker.ADD for m in first) == saved
@@ -499,7 +491,6 @@ def test_the_inspector_killed_and_restarted_goes_on_with_its_tracks(system):
     assert state["statistics"]["frames"] > 0
 
 
-@timed
 def test_a_site_that_cannot_be_trusted_is_refused_until_it_is_mended(system, tiny_site, tmp_path):
     robot = system.robot
     copy = tmp_path / "site"
@@ -517,7 +508,6 @@ def test_a_site_that_cannot_be_trusted_is_refused_until_it_is_mended(system, tin
     system.healthy()
 
 
-@timed
 def test_all_end_cleanly_and_say_nothing_wrong(system):
     for name, process in system.nodes.items():
         assert process.stop() == 0, name
