@@ -12,6 +12,8 @@ MIN_MATCHES = 6
 CORRELATION = 1.3
 """Residuals of neighbouring points share causes (lighting, triangulation from the same views): the variance that their
 number alone promises is too small by about this factor, as measured with true poses (docs/localization.md)."""
+MAP_NOISE = 7e-5
+"""How well the map itself is known around a camera: metres a metre of distance to the scene, and radians."""
 
 
 def estimate(camera: Camera, pixels: np.ndarray, points: np.ndarray, max_error: float) -> tuple[Pose, np.ndarray] | None:
@@ -43,6 +45,7 @@ def refine(camera: Camera, pose: Pose, pixels: np.ndarray, points: np.ndarray) -
 def covariance(camera: Camera, pose: Pose, pixels: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Covariance (6, 6) of x y z (m) and rotation about x y z (rad) in map axes, from the spread of the residuals.
 
+    It is relative to the map around the camera; how the map lies in the world is another matter.
     pixels: (N, 2) inliers; points: (N, 3) in the map.
     """
     # one spot with several orientations, or several tracks, is one measurement
@@ -59,4 +62,5 @@ def covariance(camera: Camera, pose: Pose, pixels: np.ndarray, points: np.ndarra
     residual = pixels - camera.project(pose.inverse().apply(points))
     sigma = max(1.4826 * float(np.median(np.abs(residual))), 0.1)
     information = np.einsum("n,nij,nik->jk", weight, jacobian, jacobian) / (CORRELATION * sigma**2)
-    return np.linalg.pinv(information, hermitian=True)
+    noise = MAP_NOISE * np.repeat([float(np.median(z)), 1.0], 3)
+    return np.linalg.pinv(information, hermitian=True) + np.diag(noise**2)
