@@ -18,17 +18,33 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
-from visualization_msgs.msg import MarkerArray
+from visualization_msgs.msg import Marker, MarkerArray
 
 from omniad_ros.geometry import Pose
 from omniad_ros.nodes import messages
 from omniad_ros.nodes.managed import LATCHED, NAMESPACE, OUTPUT, STREAM
 
+PATIENCE = 180.0
+"""Seconds for anything to happen: torch's import alone takes seconds, on a busy machine a minute."""
 OUTPUTS = {
     "heatmap": (Image, OUTPUT), "overlay": (Image, OUTPUT), "mask": (Image, OUTPUT), "markers": (MarkerArray, OUTPUT),
     "pose": (PoseWithCovarianceStamped, OUTPUT), "map_points": (PointCloud2, LATCHED), "route": (Path, LATCHED),
     "reference/image": (Image, OUTPUT), "reference/depth": (Image, OUTPUT),
 }  # fmt: skip
+
+
+def displayed(arrays, shown=()) -> set:
+    """(namespace, id) of the markers that a display shows after these arrays, as RViz would; shown: before them."""
+    shown = set(shown)
+    for marker in (marker for array in arrays for marker in array.markers):
+        if marker.action == Marker.DELETEALL:
+            shown.clear()
+        elif marker.action == Marker.DELETE:
+            shown.discard((marker.ns, marker.id))
+        else:
+            assert marker.header.frame_id == "map" and marker.scale.z > 0
+            shown.add((marker.ns, marker.id))
+    return shown
 
 
 class Robot:
@@ -114,7 +130,7 @@ class Robot:
         while (left := end - time.monotonic()) > 0:
             self.executor.spin_once(timeout_sec=left)
 
-    def until(self, condition, timeout: float = 60.0, what: str = "it"):
+    def until(self, condition, timeout: float = PATIENCE, what: str = "it"):
         """Spin until the condition gives something true, and return that."""
         end = time.monotonic() + timeout
         while not (result := condition()):
@@ -122,7 +138,11 @@ class Robot:
             self.executor.spin_once(timeout_sec=0.05)
         return result
 
-    def answer(self, topic: str, stamp: int, timeout: float = 60.0):
+    def has(self, topic: str, stamp: int) -> bool:
+        """Whether a topic's message with a frame's stamp was heard."""
+        return any(m.header.stamp == messages.to_stamp(stamp) for m in self.heard[topic])
+
+    def answer(self, topic: str, stamp: int, timeout: float = PATIENCE):
         """The message of a topic that carries a frame's stamp."""
         wanted = messages.to_stamp(stamp)
         return self.until(
@@ -131,7 +151,7 @@ class Robot:
             f"{topic} of the frame",
         )
 
-    def state_of(self, stamp: int, timeout: float = 60.0) -> tuple[str, str]:
+    def state_of(self, stamp: int, timeout: float = PATIENCE) -> tuple[str, str]:
         """(state, why) that /diagnostics gives for a frame."""
 
         def told():
@@ -140,30 +160,35 @@ class Robot:
 
         return self.until(told, timeout, "the frame's state")
 
-    def inspect(self, image, map_from_camera, stamp: int | None = None, timeout: float = 120.0) -> tuple[int, str, str]:
-        """Show a frame until its state is told: (stamp, state, why). It may pass unseen once: discovery takes a moment."""
-        end = time.monotonic() + timeout
-        while True:
+    def inspect(self, image, map_from_camera, stamp: int | None = None) -> tuple[int, str, str]:
+        """Show a frame until its state is told: (stamp, state, why). It may pass unseen: discovery takes a moment."""
+        end, unseen = time.monotonic() + PATIENCE, 5.0
+        while time.monotonic() < end:
             stamp = self.show(image, map_from_camera, stamp)
-            unseen = time.monotonic() + 5.0
-            while time.monotonic() < unseen:
+            again, unseen = time.monotonic() + unseen, 2 * unseen
+            while time.monotonic() < again:
                 self.executor.spin_once(timeout_sec=0.05)
                 values = self.status.get("inspector", (0, "", {}))[2]
                 if values.get("stamp") == str(stamp):
                     return stamp, values["state"], values["why"]
-            assert time.monotonic() < end, (
-                f"the frame's state did not come within {timeout} s; diagnostics: {self.status}"
-            )
+        raise AssertionError(f"the frame's state did not come within {PATIENCE} s; diagnostics: {self.status}")
 
     # services
 
-    def call(self, kind, name: str, request, timeout: float = 30.0):
+    def call(self, kind, name: str, request, again_after: float = 20.0):
+        """Call a service; asked again where no answer comes, for one may be lost while the two discover each other."""
         client = self.node.create_client(kind, name)
+        end = time.monotonic() + PATIENCE
         try:
-            self.until(client.service_is_ready, timeout, name)
-            future = client.call_async(request)
-            self.until(future.done, timeout, f"the answer of {name}")
-            return future.result()
+            self.until(client.service_is_ready, PATIENCE, name)
+            while time.monotonic() < end:
+                future = client.call_async(request)
+                again = time.monotonic() + again_after
+                while not future.done() and time.monotonic() < again:
+                    self.executor.spin_once(timeout_sec=0.05)
+                if future.done():
+                    return future.result()
+            raise AssertionError(f"{name} did not answer; diagnostics: {self.status}")
         finally:
             self.node.destroy_client(client)
 
@@ -176,7 +201,7 @@ class Robot:
     def change(self, node: str, transition: str) -> bool:
         request = ChangeState.Request()
         request.transition.label = transition
-        return self.call(ChangeState, f"{node}/change_state", request, 60.0).success
+        return self.call(ChangeState, f"{node}/change_state", request, PATIENCE).success
 
     def set(self, node: str, name: str, value):
         """(accepted, reason)"""

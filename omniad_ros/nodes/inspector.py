@@ -58,7 +58,7 @@ class InspectorNode(ManagedNode):
     # lifecycle
 
     def configure(self) -> None:
-        values, self.frame = self.values, None
+        values = self.values
         values.check()
         site = Site.open(values.site)
         self.memory = PatrolMemory(values, site)
@@ -147,6 +147,7 @@ class InspectorNode(ManagedNode):
         self.rectifier: Rectifier | None = None
         self.image_seen = self.odometry_seen = 0.0
         self.defects = 0
+        self.frame = None
 
     def _take_info(self, message: CameraInfo) -> None:
         try:
@@ -206,11 +207,12 @@ class InspectorNode(ManagedNode):
             if self.reference is not None:
                 self.reference.stamp = stamp
             frame = self.patrol.inspect(image, rectifier.camera, stamp, base_from_camera)
-            longer = self.memory.add(image, frame)
+            self.memory.add(image, frame)
         started = time.perf_counter()
         self._publish(image, frame, message.header)
-        if longer:
-            self._publish_route(message.header)
+        if (route := self.memory.route()) is not None:
+            in_map = Header(stamp=message.header.stamp, frame_id=MAP_FRAME)
+            self.outputs["route"].publish(Path(header=in_map, poses=route))
         self.frame = frame
         self.publishing_ms = 1e3 * (time.perf_counter() - started)
         self.publish_health()
@@ -223,17 +225,13 @@ class InspectorNode(ManagedNode):
         outputs["mask"].publish(messages.image_message(inspection.mask, header))
         if inspection.pose is not None:
             outputs["pose"].publish(messages.pose_with_covariance(inspection.pose, frame.covariance, in_map))
-        outputs["markers"].publish(self.markers.update(inspection.tracks, in_map))
+        displays = outputs["markers"].get_subscription_count()
+        outputs["markers"].publish(self.markers.update(inspection.tracks, in_map, displays))
         if "detections" in outputs:
             outputs["detections"].publish(detections_message(inspection.tracks, in_map))
         if outputs["overlay"].get_subscription_count():
             outputs["overlay"].publish(messages.image_message(overlay(image, inspection), header))
         self.transforms.map_from_odom = frame.map_from_odom
-
-    def _publish_route(self, header: Header) -> None:
-        in_map = Header(stamp=header.stamp, frame_id=MAP_FRAME)
-        poses = [messages.pose_stamped(pose, in_map) for pose in self.memory.route]
-        self.outputs["route"].publish(Path(header=in_map, poses=poses))
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, messages.MessageDefect):
@@ -316,7 +314,8 @@ class InspectorNode(ManagedNode):
         if self.camera is None:
             return STALE, "no camera_info yet"
         if frame is None:
-            return OK, "waiting for the first frame"
+            waiting = self.reference is not None and self.reference.discovering
+            return OK, "waiting for the renderer" if waiting else "waiting for the first frame"
         inspection = frame.inspection
         level = {"ok": OK, "degraded": WARN, "lost": ERROR}[inspection.state]
         return level, inspection.message or "ok"

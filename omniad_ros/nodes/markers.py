@@ -21,14 +21,17 @@ class TrackMarkers:
 
     def __init__(self):
         self._drawn: set[int] = set()
-        self._fresh = True
+        self._displays = 0
 
-    def update(self, tracks: list[Track], header: Header) -> MarkerArray:
-        """The markers that bring a display up to date; the first array clears what an earlier run may have left."""
+    def update(self, tracks: list[Track], header: Header, displays: int) -> MarkerArray:
+        """The markers that bring a display up to date.
+
+        displays: how many subscribe; whenever that changes, the array first clears what an earlier run may have left.
+        """
         array = MarkerArray()
-        if self._fresh:
+        if displays != self._displays:
             array.markers.append(Marker(header=header, action=Marker.DELETEALL))
-            self._fresh = False
+            self._displays = displays
         now = header.stamp.sec + 1e-9 * header.stamp.nanosec
         shown = {track.id: track for track in tracks if track.confirmed}
         for gone in sorted(self._drawn - shown.keys()):

@@ -10,13 +10,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+from geometry_msgs.msg import PoseStamped
+from std_msgs.msg import Header
 
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Pose
+from omniad_ros.nodes import messages
 from omniad_ros.odometry import SECOND
 from omniad_ros.patrol import Patrol, PatrolFrame
 from omniad_ros.report import PatrolRecorder, PatrolReport
-from omniad_ros.site import Site, read_json, write_atomically
+from omniad_ros.site import MAP_FRAME, Site, read_json, write_atomically
 from omniad_ros.tracking import Tracker
 
 FORMAT = "omniad-inspector-state"
@@ -26,37 +29,52 @@ class PatrolMemory:
     """Lives from the node's configuration to its cleanup; used from the worker's thread, or while it waits."""
 
     STEP = 0.05
-    MOST = 4_000
+    MOST = 2_000
     SAVE_EVERY = 5.0
+    ROUTE_EVERY = 1.0
 
     def __init__(self, values, site: Site):
         self.site = site
         self.report_directory = Path(values.report_directory)
         self.state_file = Path(values.state_file) if values.state_file else None
         self.statistics = {"frames": 0, "ok": 0, "degraded": 0, "lost": 0}
-        self.route: list[Pose] = []
         self.recorder = PatrolRecorder()
-        self._saved_at = 0.0
+        self._forget_route()
+        self._saved_at = self._told_at = 0.0
         self.trouble = ""
         """Why the state could not be saved; empty when it could."""
 
-    def add(self, image: np.ndarray, frame: PatrolFrame) -> bool:
-        """Take in a frame (uint8 RGB H x W x 3); whether the route became longer."""
+    def add(self, image: np.ndarray, frame: PatrolFrame) -> None:
+        """Take in a frame (uint8 RGB H x W x 3)."""
         inspection = frame.inspection
         self.statistics["frames"] += 1
         self.statistics[inspection.state] += 1
         self.recorder.add(frame.stamp / SECOND, image, inspection, frame.odometry_pose)
         pose = inspection.localization.pose
-        if pose is None or (self.route and pose.distance(self.route[-1])[0] < self.STEP):
-            return False
-        self.route.append(pose)
-        if len(self.route) > self.MOST:
-            self.route = self.route[::2]
-        return True
+        if pose is None or (self._last is not None and pose.distance(self._last)[0] < self.STEP):
+            return
+        header = Header(stamp=messages.to_stamp(frame.stamp), frame_id=MAP_FRAME)
+        self._route.append(messages.pose_stamped(pose, header))
+        self._last, self._longer = pose, True
+        if len(self._route) > self.MOST:
+            self._route = self._route[::2]
+
+    def route(self) -> list[PoseStamped] | None:
+        """The camera's way in the map where it became longer since it was last asked for, at most every `ROUTE_EVERY` seconds."""
+        if not self._longer or time.monotonic() - self._told_at < self.ROUTE_EVERY:
+            return None
+        self._longer, self._told_at = False, time.monotonic()
+        return self._route
+
+    def _forget_route(self) -> None:
+        self._route: list[PoseStamped] = []
+        self._last: Pose | None = None
+        self._longer = False
 
     def reset(self) -> None:
         self.statistics = dict.fromkeys(self.statistics, 0)
-        self.route = []
+        self._forget_route()
+        self._longer = True  # an empty route is told too
         self.recorder.reset()
 
     def report(self, patrol: Patrol) -> PatrolReport:

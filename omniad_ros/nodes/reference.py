@@ -1,7 +1,8 @@
 """Asks the renderer node for reference views: publishes a request, waits for the answer with the same stamp.
 
 After an unanswered request the next ones hardly wait, so a dead renderer costs no time; any answer, even a late one,
-restores the full patience.
+restores the full patience. Just after the activation the two may not have found each other yet: then the request is
+repeated, and waited for somewhat longer.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ class ReferenceClient:
     """A `Renderer` for `Inspector` that asks the node ``nerf_renderer``. Call it from one thread, not the executor's."""
 
     IMPATIENT = 0.1
+    DISCOVERY = 3.0
+    """Seconds after `open` in which a renderer that has not answered yet may simply not have been found yet."""
+    REPEAT = 0.5
 
     def __init__(self, node: ManagedNode, frame_id: str, timeout: float):
         self.node, self.frame_id, self.timeout = node, frame_id, timeout
@@ -31,7 +35,8 @@ class ReferenceClient:
         """Nanoseconds; the stamp of the next request."""
         self.answered = self.unanswered = 0
         self.patient = True
-        self._cancelled = False
+        self._met = self._cancelled = False
+        self._opened = -self.DISCOVERY
         self._arrived = threading.Condition()
         self._parts: dict[str, object] = {}
         self._request = node.create_lifecycle_publisher(PoseStamped, "reference/request", OUTPUT)
@@ -42,13 +47,19 @@ class ReferenceClient:
     def renderer_found(self) -> bool:
         return self._request.get_subscription_count() > 0
 
+    @property
+    def discovering(self) -> bool:
+        return not self._met and time.monotonic() - self._opened < self.DISCOVERY
+
     def destroy(self) -> None:
         self.cancel()
         self.node.destroy_all(self._request, self._image, self._depth)
 
     def open(self) -> None:
-        """Undo `cancel`."""
-        self._cancelled = False
+        """Undo `cancel`; the renderer is to be found anew."""
+        self._opened = time.monotonic()
+        self._met = self._cancelled = False
+        self.patient = True
 
     def cancel(self) -> None:
         """Let a waiting call, and all to come, return at once without a view."""
@@ -60,24 +71,32 @@ class ReferenceClient:
         """The reference view at the camera's size, or None where no answer came in time."""
         with self._arrived:
             self._parts = {}
-        if self._cancelled or not self.renderer_found:
+        if self._cancelled or not (self.renderer_found or self.discovering):
             self.unanswered += 1
             return None
-        header = Header(stamp=messages.to_stamp(self.stamp), frame_id=self.frame_id)
-        self._request.publish(messages.pose_stamped(pose, header))
-        deadline = time.monotonic() + (self.timeout if self.patient else self.IMPATIENT)
-        with self._arrived:
-            while len(self._parts) < 2 and not self._cancelled:
-                remaining = deadline - time.monotonic()
-                if remaining <= 0 or not self._arrived.wait(remaining):
-                    break
-            parts = self._parts
+        parts = self._ask(
+            messages.pose_stamped(pose, Header(stamp=messages.to_stamp(self.stamp), frame_id=self.frame_id))
+        )
         if len(parts) < 2:
             self.unanswered += 1
             self.patient = False
             return None
         self.answered += 1
         return Rendering(resize(parts["image"], camera), resize(parts["depth"], camera, nearest=True))
+
+    def _ask(self, request: PoseStamped) -> dict:
+        """Publish the request and wait; what has been answered in time, by part."""
+        deadline = time.monotonic() + (self.timeout if self.patient else self.IMPATIENT)
+        if not self._met:
+            deadline = max(deadline, self._opened + self.DISCOVERY)
+        ask_at = 0.0
+        with self._arrived:
+            while len(self._parts) < 2 and not self._cancelled and (now := time.monotonic()) < deadline:
+                if now >= ask_at and self.renderer_found:
+                    self._request.publish(request)
+                    ask_at = now + self.REPEAT if not self._met else deadline
+                self._arrived.wait(min(deadline, max(ask_at, now + 0.05)) - now)
+            return self._parts
 
     def _take(self, part: str, message: Image) -> None:
         try:
@@ -87,7 +106,7 @@ class ReferenceClient:
             self.node.warn(f"reference/{part} {defect.field}", f"reference/{part} is ignored: {defect}")
             return
         with self._arrived:
-            self.patient = True
+            self.patient = self._met = True
             if stamp == self.stamp:
                 self._parts[part] = array
                 self._arrived.notify_all()
