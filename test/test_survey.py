@@ -63,6 +63,18 @@ def test_mad_layout_leaves_test_images_out(tmp_path, path):
     assert source.camera.cy == 24
 
 
+def test_a_few_missing_images_are_left_out(tmp_path, caplog):
+    """As in instant-ngp's own example set, which names more images than it has."""
+    from omniad_ros.evaluation.layouts import read_dataset
+
+    names = [f"images/{i}.png" for i in range(9)]
+    make(tmp_path, names[:7], [frame(name, i) for i, name in enumerate(names)])
+    assert len(read_survey(tmp_path)) == 7
+    assert [r.getMessage().split(": ", 1)[1] for r in caplog.records] == ["left out (the first is images/7.png)"]
+    dataset = read_dataset(tmp_path)
+    assert len(read_survey(dataset.survey_without_tests(tmp_path / "out"))) + len(dataset.frames) == 7
+
+
 def test_transparent_and_grey_pictures(tmp_path):
     root = make(tmp_path / "in", ["a.png", "b.png"], [frame("a.png", 0), frame("b.png", 1)])
     cv2.imwrite(str(root / "a.png"), np.full((48, 64, 4), (0, 0, 200, 0), np.uint8))
@@ -132,7 +144,7 @@ def broken(tmp_path, name):
     elif name == "no intrinsics":
         make(tmp_path, files, good, w=64, h=48)
     elif name == "first is c.png":
-        make(tmp_path, files, [*good, frame("c.png", 2)])
+        make(tmp_path, files, [*good, frame("c.png", 2), frame("d.png", 3)])
     elif name == "differ in size":
         make(tmp_path, files, good)
         write_image(tmp_path / "b.png", picture(1, 60, 48))

@@ -65,11 +65,9 @@ class Dataset:
             return self.survey
         data = read_json(self.survey)
         finder = ImageFinder(self.survey.parent, self.root)
-        frames = [frame for frame in data["frames"] if frame["file_path"] not in self.held_out]
+        kept = [(frame, finder.find(frame["file_path"])) for frame in data["frames"] if frame["file_path"] not in self.held_out]
         folder.mkdir(parents=True, exist_ok=True)
-        data["frames"] = [
-            {**frame, "file_path": os.path.relpath(finder.find(frame["file_path"]), folder)} for frame in frames
-        ]
+        data["frames"] = [{**frame, "file_path": os.path.relpath(image, folder)} for frame, image in kept if image is not None]
         write_json(folder / "transforms.json", data)
         return folder / "transforms.json"
 
@@ -187,16 +185,13 @@ def _hold_out(root: Path, transforms: Path) -> Dataset:
     """Normal test frames out of the survey itself: those that nerfstudio's file names as test, else every 8th."""
     data = read_json(transforms)
     frames = read_frames(data, transforms)
-    names = [str(frame.get("file_path", "")) for frame in frames]
+    finder = ImageFinder(transforms.parent, root)
+    frames = [frame for frame in frames if finder.find(str(frame.get("file_path", ""))) is not None]  # as `read_transforms` does
+    names = [str(frame["file_path"]) for frame in frames]
     chosen = [n for n in data.get("test_filenames", []) if n in names] or names[HOLDOUT // 2 :: HOLDOUT]
     if len(chosen) < 1 or len(names) - len(chosen) < 3:
         raise OmniadError(f"{transforms} has too few images ({len(names)}) to keep some as test frames")
-    finder = ImageFinder(transforms.parent, root)
-    tests = []
-    for frame, name in zip(frames, names):
-        if name in chosen:
-            image = finder.find(name)
-            if image is None:
-                raise OmniadError(f"{transforms} names an image that is not there: {name}")
-            tests.append(TestFrame(image, "good", None, read_pose(frame, transforms)))
+    tests = [
+        TestFrame(finder.find(name), "good", None, read_pose(frame, transforms)) for frame, name in zip(frames, names) if name in chosen
+    ]
     return Dataset(root, "nerfstudio", transforms, tuple(tests), tuple(chosen))

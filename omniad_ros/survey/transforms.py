@@ -18,6 +18,8 @@ from omniad_ros.site import read_json
 from omniad_ros.survey.pictures import SUFFIXES, check_pictures, list_images, read_pictures, unique_names
 from omniad_ros.survey.source import SurveySource
 
+MISSING = 0.4
+"""A transforms.json of whose images a larger share is missing is refused: a copy that stopped half way."""
 NAMES = ("transforms.json", "transforms_train.json", "train/transforms.json")
 PINHOLE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "FULL_OPENCV", "PERSPECTIVE")
 FISHEYE_MODELS = ("OPENCV_FISHEYE", "FISHEYE")
@@ -49,8 +51,11 @@ def read_transforms(path: Path, root: Path, progress: Progress = quiet) -> Surve
     if tests.is_dir():
         found = [(f, p) for f, p in found if not _is_test(f, p, tests)] or found
     missing = [str(frame.get("file_path")) for frame, image in found if image is None]
-    if missing:
+    if len(missing) > MISSING * len(found):
         raise OmniadError(f"{path} names {len(missing)} image(s) that are not there, the first is {missing[0]}")
+    if missing:  # instant-ngp and nerfstudio leave them out as well: their own example set has some
+        logger.warning("%s names %d images that are not there: left out (the first is %s)", path, len(missing), missing[0])
+        found = [(frame, image) for frame, image in found if image is not None]
     if not found:
         raise OmniadError(f"no images in {path}: its 'frames' list names none of normal images")
     frames, images = [f for f, _ in found], [p for _, p in found]
