@@ -130,6 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     bench = command("bench", run_bench, "measure milliseconds a stage, frames a second and memory on this machine")
     bench.add_argument("site", type=Path, metavar="SITE")
     bench.add_argument("--frames", type=int, default=30, help="how many frames are timed (%(default)s)")
+    bench.add_argument(
+        "--node", action="store_true", help="measure the nodes as processes beside the library, and their memory"
+    )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
 
     command("doctor", run_doctor, "say what is installed, what that enables, and what to do for the rest")
@@ -225,8 +228,13 @@ def run_bench(options: argparse.Namespace) -> None:
     from omniad_ros.site import write_json
 
     with ProgressBar() as progress:
-        result = bench(options.site, BenchOptions(frames=options.frames), progress)
-    print(format_bench(result))
+        if options.node:
+            from omniad_ros.nodes.bench import NodeBenchOptions, bench_nodes, format_node_bench
+
+            result = bench_nodes(options.site, NodeBenchOptions(frames=options.frames), progress)
+        else:
+            result = bench(options.site, BenchOptions(frames=options.frames), progress)
+    print(format_node_bench(result) if options.node else format_bench(result))
     if options.json:
         write_json(options.json, result)
         print(f"Figures: {options.json}")

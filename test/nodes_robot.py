@@ -1,6 +1,5 @@
 """A robot for tests: publishes camera and odometry over DDS on a domain of its own, and hears what the nodes answer."""
 
-import os
 import time
 from collections import defaultdict
 
@@ -11,10 +10,7 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Odometry, Path
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -22,7 +18,8 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from omniad_ros.geometry import Pose
 from omniad_ros.nodes import messages
-from omniad_ros.nodes.managed import LATCHED, NAMESPACE, OUTPUT, STREAM
+from omniad_ros.nodes.managed import LATCHED, OUTPUT, STREAM
+from omniad_ros.nodes.participant import Participant
 
 PATIENCE = 180.0
 """Seconds for anything to happen: torch's import alone takes seconds, on a busy machine a minute."""
@@ -52,15 +49,8 @@ class Robot:
 
     def __init__(self, environment: dict, camera):
         self.environment, self.camera = environment, camera
-        before = {name: os.environ.get(name) for name in environment}
-        os.environ.update(environment)
-        self.context = Context()
-        rclpy.init(context=self.context, signal_handler_options=SignalHandlerOptions.NO)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-        self.node = rclpy.create_node("robot", namespace=NAMESPACE, context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
+        self.participant = Participant("robot", environment)
+        self.node, self.executor = self.participant.node, self.participant.executor
         self.heard = defaultdict(list)
         self.status = {}
         """The newest diagnostics by node: (level, message, values)."""
@@ -77,8 +67,7 @@ class Robot:
         self._stamp = time.time_ns()
 
     def close(self) -> None:
-        self.executor.shutdown(timeout_sec=1.0)
-        self.context.try_shutdown()
+        self.participant.close()
 
     def _take_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

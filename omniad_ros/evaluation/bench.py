@@ -45,7 +45,7 @@ def bench(site_path: Path, options: BenchOptions | None = None, progress: Progre
     inspector = Inspector(site, options=InspectionOptions(tracking=True))
     generator = np.random.default_rng(options.seed)
     indices = np.linspace(0, len(mapped) - 1, options.frames + options.warmup).astype(int)
-    scale = _map_scale(mapped.poses)
+    scale = map_scale(mapped.poses)
     times: dict[str, list[float]] = {stage: [] for stage in STAGES}
     localized = 0
     for step, index in enumerate(indices):
@@ -63,7 +63,7 @@ def bench(site_path: Path, options: BenchOptions | None = None, progress: Progre
         for s, t in times.items()
     }
     return {
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {_accelerator()}",
+        "machine": machine(),
         "images": len(mapped),
         "size": f"{mapped.camera.width}x{mapped.camera.height}",
         "ms": ms,
@@ -84,12 +84,14 @@ def format_bench(result: dict) -> str:
     return "\n".join(lines)
 
 
-def _map_scale(poses: tuple[Pose, ...]) -> float:
+def map_scale(poses: tuple[Pose, ...]) -> float:
     """The prior's noise is meant for a patrol of some metres; a table-top's is proportionally smaller."""
     return float(min(1.0, np.ptp(np.stack([pose.translation for pose in poses]), axis=0).max() / 2))
 
 
-def _accelerator() -> str:
+def machine() -> str:
+    """The machine in a few words."""
     import torch
 
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+    accelerator = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+    return f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {accelerator}"

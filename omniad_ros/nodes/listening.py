@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from omniad_ros.nodes import messages
-from omniad_ros.nodes.managed import NAMESPACE, OUTPUT, STREAM
+from omniad_ros.nodes.managed import OUTPUT, STREAM
+from omniad_ros.nodes.participant import Participant
 from omniad_ros.nodes.sim_robot import camera_parameters
 
 
@@ -40,29 +36,20 @@ class PatrolListener:
         self._base_from_camera = messages.extrinsics(camera["camera_xyz"], camera["camera_rpy"])
 
     def __enter__(self) -> PatrolListener:
-        before = {name: os.environ.get(name) for name in self._environment}
-        os.environ.update(self._environment)  # DDS reads them when the context begins
-        self._context = Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        node = rclpy.create_node("patrol_listener", namespace=NAMESPACE, context=self._context)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(node)
+        self._participant = Participant("patrol_listener", self._environment)
         for kind, topic, take, qos in (
             (Image, "heatmap", self._take_heatmap, OUTPUT), (Image, "overlay", self._take_overlay, OUTPUT),
             (PoseWithCovarianceStamped, "pose", self._take_pose, OUTPUT), (Odometry, "odom", self._take_odometry, STREAM),
             (DiagnosticArray, "/diagnostics", self._take_diagnostics, OUTPUT),
         ):  # fmt: skip
-            node.create_subscription(kind, topic, take, qos)
+            self._participant.node.create_subscription(kind, topic, take, qos)
         return self
 
     def __exit__(self, *_) -> None:
-        self._executor.shutdown(timeout_sec=1.0)
-        self._context.try_shutdown()
+        self._participant.close()
 
     def spin(self, seconds: float) -> None:
-        self._executor.spin_once(timeout_sec=seconds)
+        self._participant.spin(seconds)
 
     @property
     def count(self) -> int:
