@@ -26,6 +26,7 @@ setup(
         (f"share/{NAME}/launch", glob("launch/*.launch.py")),
         (f"share/{NAME}/config", glob("config/*")),
     ],
+    extras_require={"viewer": ["rerun-sdk>=0.23", "pyarrow<22"]},  # newer pyarrow needs numpy 2, which ROS's messages do not bear
     zip_safe=False,
     entry_points={
         "console_scripts": [

@@ -126,6 +126,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--compressed", action="store_true", help="the image topic carries CompressedImage")
     run.add_argument("--namespace", default="/omniad", help="namespace of the nodes (%(default)s)")
     run.add_argument("--params-file", type=Path, help="ROS parameter file, as config/inspect.yaml")
+    run.add_argument(
+        "--viewer",
+        nargs="?",
+        const=True,
+        default=False,
+        type=Path,
+        metavar="FILE.rrd",
+        help="a live view by rerun: images, map, camera and tracks on a timeline; with a file it is recorded instead",
+    )
 
     bench = command("bench", run_bench, "measure milliseconds a stage, frames a second and memory on this machine")
     bench.add_argument("site", type=Path, metavar="SITE")
@@ -220,6 +229,7 @@ def run_run(options: argparse.Namespace) -> None:
         options.compressed,
         options.namespace,
         options.params_file,
+        options.viewer,
     )
 
 

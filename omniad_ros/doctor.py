@@ -157,7 +157,8 @@ def _lightglue() -> Finding:
 
 def _viewer() -> Finding:
     found = _has("rerun")
-    advice = "'omniad run --viewer' works" if found else "run 'pip install rerun-sdk' for a live view without RViz"
+    install = "pip install 'rerun-sdk>=0.23' 'pyarrow<22'"
+    advice = "'omniad run SITE --viewer' works" if found else f"for a live view without RViz run {install}"
     return Finding("rerun", found, "installed" if found else "not installed", advice)
 
 

@@ -382,6 +382,56 @@ def test_the_inspector_killed_and_restarted_goes_on_with_its_tracks(system):
     robot.until(same_as_before, what="the tracks of the killed inspector")
 
 
+def test_a_viewer_records_images_map_camera_and_tracks(system, tmp_path):
+    rerun = pytest.importorskip("rerun", reason="the viewer is an extra: pip install .[viewer]")
+    from omniad_ros.nodes.viewer import Viewer
+
+    file = tmp_path / "patrol.rrd"
+    viewer = Viewer({"image": "image", "camera_info": "camera_info"}, environment=system.environment, file=file)
+    expected = {
+        "/heatmap",
+        "/reference",
+        "/map/points",
+        "/map/camera",
+        "/map/camera/frame",
+        "/map/tracks",
+        "/state",
+        "/ms/total",
+    }
+    logged, log = set(), viewer._recording.log
+
+    def told(entity, *parts, **options) -> None:
+        logged.add(f"/{entity}")
+        log(entity, *parts, **options)
+
+    viewer._recording.log = told
+
+    def everything() -> bool:
+        system.robot.inspect(*system.planted(int(time.monotonic())))
+        for _ in range(50):
+            viewer.spin(0.01)
+        return expected <= logged
+
+    try:
+        system.robot.until(everything, what="all that the viewer shows")
+    finally:
+        viewer.close()
+    schema = rerun.dataframe.load_recording(file).schema()
+    assert expected <= {column.entity_path for column in schema.component_columns()}
+    assert "time" in {column.name for column in schema.index_columns()}
+
+
+def test_without_rerun_the_viewer_says_what_to_do(monkeypatch):
+    import sys
+
+    from omniad_ros.feedback import OmniadError
+    from omniad_ros.nodes.viewer import Viewer
+
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    with pytest.raises(OmniadError, match="pip install"):
+        Viewer({"image": "image", "camera_info": "camera_info"})
+
+
 def test_a_site_that_cannot_be_trusted_is_refused_until_it_is_mended(system, tiny_site, tmp_path):
     robot = system.robot
     copy = tmp_path / "site"

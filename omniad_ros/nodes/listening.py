@@ -74,11 +74,11 @@ class PatrolListener:
 
     def _take_heatmap(self, message: Image) -> None:
         heatmap = messages.depth_from_image(message)
-        data = np.round(np.clip(_fitted(heatmap, self._heatmap_side), 0, 1) * 65535).astype(np.uint16)
+        data = np.round(np.clip(shrunk(heatmap, self._heatmap_side), 0, 1) * 65535).astype(np.uint16)
         cv2.imwrite(str(self._out / "heatmaps" / f"{messages.check_stamp(message.header)}.png"), data)
 
     def _take_overlay(self, message: Image) -> None:
-        picture = _fitted(messages.image_to_rgb(message), self._picture_side)
+        picture = shrunk(messages.image_to_rgb(message), self._picture_side)
         path = self._out / "pictures" / f"{messages.check_stamp(message.header)}.jpg"
         cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
 
@@ -101,7 +101,8 @@ class PatrolListener:
                 self._frames.setdefault(int(values["stamp"]), frame)
 
 
-def _fitted(image: np.ndarray, longest: int) -> np.ndarray:
+def shrunk(image: np.ndarray, longest: int) -> np.ndarray:
+    """An image (H, W) or (H, W, 3) whose longer side is at most so many pixels."""
     scale = longest / max(image.shape[:2])
     size = round(image.shape[1] * scale), round(image.shape[0] * scale)
     return image if scale >= 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)

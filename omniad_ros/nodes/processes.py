@@ -137,19 +137,19 @@ def program(node: str) -> dict:
     return {"executable": sys.executable, "arguments": ["-m", f"omniad_ros.nodes.{node}"]}
 
 
-def run_together(processes: list[NodeProcess], done: Callable[[], bool] = lambda: False) -> None:
-    """Wait until ``done``, Ctrl-C, SIGTERM, or the end of one process; then end all.
+def run_together(processes: list[NodeProcess], meanwhile: Callable[[], None] = lambda: time.sleep(0.1)) -> None:
+    """Wait until Ctrl-C, SIGTERM, or the end of one process; then end all. meanwhile: called over and over, must be short.
 
     Raises OmniadError where a process ended by itself with an error.
     """
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        while not done():
+        while True:
             for process in processes:
                 if process.returncode is not None:
                     last = next((line for line in reversed(process.lines) if line.strip()), "")
                     raise OmniadError(f"{process.name} ended with status {process.returncode}: {last}")
-            time.sleep(0.1)
+            meanwhile()
     except KeyboardInterrupt:
         pass
     finally:
@@ -173,9 +173,13 @@ def run_site(
     compressed: bool = False,
     namespace: str = NAMESPACE,
     parameters_file: Path | None = None,
+    viewer: Path | bool = False,
     output: Output = print,
 ) -> None:
-    """`omniad run`: inspector and renderer of a site, on the robot's topics, until Ctrl-C."""
+    """`omniad run`: inspector and renderer of a site, on the robot's topics, until Ctrl-C.
+
+    viewer: a live view in a window, or a file that it is recorded into.
+    """
     from omniad_ros.site import Site
 
     if parameters_file is not None and not parameters_file.is_file():
@@ -185,7 +189,16 @@ def run_site(
     topics = {"image": image, "image/compressed": f"{image}/compressed", "camera_info": camera_info, "odom": odom}
     common = {"namespace": namespace, "parameters_file": parameters_file, "output": output, "remappings": topics}
     own = {"site": path, "compressed": True} if compressed else {"site": path}
-    run_together([start("nerf_renderer", {"site": path}, **common), start("inspector", own, **common)])
+    with contextlib.ExitStack() as stack:
+        meanwhile = {}
+        if viewer:
+            from omniad_ros.nodes.viewer import Viewer
+
+            file = None if viewer is True else viewer
+            view = Viewer({"image": image, "camera_info": camera_info}, compressed, namespace, file=file)
+            stack.callback(view.close)
+            meanwhile = {"meanwhile": view.spin}
+        run_together([start("nerf_renderer", {"site": path}, **common), start("inspector", own, **common)], **meanwhile)
 
 
 def _die_with_parent() -> None:
