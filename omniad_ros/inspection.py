@@ -1,4 +1,4 @@
-"""The pipeline, free of ROS: frame → localize → render the reference view → detect → track.
+"""The pipeline, free of ROS: frame → localize → render the reference view → detect → weigh with earlier frames → track.
 
 `Inspector` is used by the node, by `omniad inspect` and by `omniad evaluate`, so that all three see the same heatmaps.
 Where a part fails it says so in `Inspection.state` and gives what is still sound.
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from omniad_ros.detection import Detection, Detector, find_regions
+from omniad_ros.evidence import EvidenceVolume
 from omniad_ros.geometry import Camera, Pose
 from omniad_ros.mapping import Localization, Localizer
 from omniad_ros.rendering import Rendering, load_field
@@ -32,12 +33,14 @@ class InspectionOptions:
 
     longest_side: pixels of the reference view's and the heatmap's longer side (the heatmap is then scaled to the
     frame); threshold: probability from which a pixel is anomalous, None for the site's calibrated one;
-    tracking: confirm detections over frames; lost_after: frames without a refined pose after which the state
-    is `lost` instead of `degraded`.
+    evidence: weigh each frame with what earlier ones said of the same place (see `omniad_ros.evidence`), or judge it
+    alone; tracking: confirm detections over frames; lost_after: frames without a refined pose after which the state is
+    `lost` instead of `degraded`.
     """
 
     longest_side: int = 320
     threshold: float | None = None
+    evidence: bool = True
     tracking: bool = True
     lost_after: int = 3
 
@@ -48,7 +51,7 @@ class Inspection:
 
     pose: the refined ``map_from_camera``, or the prior where refining failed (then `localization.pose` is None);
     rendering: the reference view at working resolution, None where there is none; heatmap: float32 (H, W) in
-    [0, 1]; mask: uint8 (H, W), 255 anomalous, 128 not covered by the survey, 0 normal; detections: of this frame,
+    [0, 1]; independent: the same from this frame alone, without what earlier frames said; mask: uint8 (H, W), 255 anomalous, 128 not covered by the survey, 0 normal; detections: of this frame,
     in its pixels; tracks: all known so far; state: `ok`, `degraded` (no reference view or no refined pose: less is
     known) or `lost` (nothing is said of the place); message: why, empty when `ok`; ms: milliseconds a stage.
     """
@@ -57,6 +60,7 @@ class Inspection:
     localization: Localization
     rendering: Rendering | None
     heatmap: np.ndarray
+    independent: np.ndarray
     mask: np.ndarray
     detections: list[Detection] = field(default_factory=list)
     tracks: list[Track] = field(default_factory=list)
@@ -77,6 +81,7 @@ class Inspector:
         self.detector = Detector.load(site.detector_dir)
         self.render = render or load_field(site.radiance_dir).render
         self.threshold = self.detector.threshold if self.options.threshold is None else self.options.threshold
+        self.evidence = EvidenceVolume.of_site(site.mapped, self.points) if self.options.evidence else None
         self.reset()
 
     @property
@@ -84,9 +89,20 @@ class Inspector:
         """The sparse map."""
         return self.localizer.points
 
+    def warm_up(self, image: np.ndarray, camera: Camera, pose: Pose) -> None:
+        """Do a frame's work on a survey image and forget it, so that the first frame does not wait for compilers and caches."""
+        self.localizer.localize(image, camera, pose)
+        small = camera.fitted(self.options.longest_side)
+        heatmap = self.detector.heatmap(resize(image, small))
+        if self.evidence is not None:
+            self.evidence.fuse(heatmap, self.threshold, np.ones_like(heatmap), small, pose)
+            self.evidence.clear()
+
     def reset(self) -> None:
-        """Forget all tracks and how often localization failed."""
+        """Forget all tracks and evidence and how often localization failed."""
         self.tracker = Tracker()
+        if self.evidence is not None:
+            self.evidence.clear()
         self.frames_without_pose = 0
 
     def inspect(self, image: np.ndarray, camera: Camera, prior: Pose | None, stamp: float | None = None) -> Inspection:
@@ -117,8 +133,10 @@ class Inspector:
             heatmap = self.detector.heatmap(small)
         else:
             heatmap = self.detector.heatmap(small, rendering.image, rendering.depth)
-        detections = []
+        independent, detections = heatmap, []
         if rendering is not None:
+            if self.evidence is not None:
+                heatmap = self.evidence.fuse(heatmap, self.threshold, rendering.depth, small_camera, pose)
             detections = find_regions(
                 heatmap, self.threshold, rendering.image, small, rendering.depth, small_camera, pose
             )
@@ -137,7 +155,8 @@ class Inspector:
             message = "no reference view in time: the heatmap is the distillation's alone"
         ms["total"] = sum(ms.values())
         return Inspection(
-            pose, localization, rendering, resize(heatmap, camera), resize(mask, camera, nearest=True),
+            pose, localization, rendering, resize(heatmap, camera), resize(independent, camera),
+            resize(mask, camera, nearest=True),
             [_to_frame(detection, small_camera, camera) for detection in detections], self.tracker.tracks,
             "degraded" if message else "ok", message, ms,
         )  # fmt: skip
@@ -145,11 +164,11 @@ class Inspector:
     def _lost(
         self, image: np.ndarray, pose: Pose | None, localization: Localization, ms: dict[str, float]
     ) -> Inspection:
-        height, width = image.shape[:2]
         ms |= {"render": 0.0, "detect": 0.0, "track": 0.0, "total": sum(ms.values())}
+        nothing = np.zeros(image.shape[:2], np.float32)
         return Inspection(
-            pose, localization, None, np.zeros((height, width), np.float32), np.full((height, width), UNCOVERED, np.uint8),
-            [], self.tracker.tracks, "lost", "the frame could not be localized in the map", ms,
+            pose, localization, None, nothing, nothing, np.full(image.shape[:2], UNCOVERED, np.uint8), [],
+            self.tracker.tracks, "lost", "the frame could not be localized in the map", ms,
         )  # fmt: skip
 
 

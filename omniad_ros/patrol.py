@@ -12,7 +12,7 @@ import numpy as np
 
 from omniad_ros.framecheck import FrameCheck
 from omniad_ros.geometry import Camera, Pose
-from omniad_ros.inspection import UNCOVERED, Inspection, Inspector, resize
+from omniad_ros.inspection import UNCOVERED, Inspection, Inspector
 from omniad_ros.mapping import Localization
 from omniad_ros.odometry import SECOND, MapCorrection, OdometryBuffer
 from omniad_ros.site import PosedImages
@@ -48,11 +48,8 @@ class Patrol:
         self._first_correction: Pose | None = None
 
     def warm_up(self) -> None:
-        """Localize and judge a survey image, so that the first frame does not wait for compilers and caches."""
-        survey = self._survey
-        image, pose = survey.image(0), survey.poses[0]
-        self.inspector.localizer.localize(image, survey.camera, pose)
-        self.inspector.detector.heatmap(resize(image, survey.camera.fitted(self.inspector.options.longest_side)))
+        """Let the first frame not wait for compilers and caches."""
+        self.inspector.warm_up(self._survey.image(0), self._survey.camera, self._survey.poses[0])
 
     def add_odometry(self, stamp: int, odom_from_base: Pose) -> None:
         self.odometry.add(stamp, odom_from_base)
@@ -95,9 +92,9 @@ class Patrol:
 
     def _unfit(self, image: np.ndarray, prior: Pose | None, reason: str, started: float) -> Inspection:
         total = 1e3 * (time.perf_counter() - started)
-        height, width = image.shape[:2]
+        nothing = np.zeros(image.shape[:2], np.float32)
         ms = {"localize": 0.0, "render": 0.0, "detect": 0.0, "track": 0.0, "total": total}
         return Inspection(
-            prior, Localization(None, None, 0, "lost"), None, np.zeros((height, width), np.float32),
-            np.full((height, width), UNCOVERED, np.uint8), [], self.inspector.tracker.tracks, "degraded", reason, ms,
+            prior, Localization(None, None, 0, "lost"), None, nothing, nothing, np.full(image.shape[:2], UNCOVERED, np.uint8), [],
+            self.inspector.tracker.tracks, "degraded", reason, ms,
         )  # fmt: skip

@@ -27,6 +27,8 @@ VERSION = 1
 class TrackerOptions:
     """When a detection counts as the same anomaly, when an anomaly as real, and when as gone.
 
+    Views count once the camera has moved by ``moved`` (share of the viewing distance) or ``seconds`` have passed since the last
+    that counted, so that a fast camera or a robot that stands does not count the same view again and again.
     gate: Mahalanobis distance up to which a detection belongs to a track. hit, miss: evidence (log-odds) that a view adds
     which shows the track, and that one takes away which should and does not; with these, what is seen in less than a third
     of such views loses. confirm_evidence, confirm_views: what confirms a track, together with views whose directions
@@ -37,6 +39,8 @@ class TrackerOptions:
     side from which the anomaly was seen; same_view_degrees: the same for confirmed tracks. rays: kept a track.
     """
 
+    moved: float = 0.03
+    seconds: float = 0.5
     gate: float = 2.5
     hit: float = 1.6
     miss: float = 0.8
@@ -61,6 +65,8 @@ class Tracker:
         self._hypotheses: list[Hypothesis] = []
         self._gone: list[Hypothesis] = []
         self._created = self._confirmed = 0
+        self._counted: tuple[Pose, float] | None = None
+        """Pose and stamp of the last view that counted."""
 
     @property
     def tracks(self) -> list[Track]:
@@ -89,12 +95,13 @@ class Tracker:
         """
         seen = [(d, ray) for d in detections if (ray := ray_of(d, camera, pose, depth)) is not None]
         matched: set[int] = set()
+        counts = self._counts(pose, depth, stamp_seconds)
         for hypothesis in self._hypotheses:
-            hypothesis.unseen += 1
+            hypothesis.unseen += counts
         for hypothesis, indices in self._associate([ray for _, ray in seen], camera, pose):
             matched.update(indices)
-            self._observe(hypothesis, [seen[i] for i in indices], stamp_seconds, camera, snapshot)
-        for hypothesis in self._hypotheses:
+            self._observe(hypothesis, [seen[i] for i in indices], counts, stamp_seconds, camera, snapshot)
+        for hypothesis in self._hypotheses if counts else ():
             if hypothesis.unseen and self._should_show(hypothesis, camera, pose, depth):
                 hypothesis.misses += 1
                 hypothesis.evidence -= self.options.miss
@@ -102,12 +109,22 @@ class Tracker:
             if index not in matched:
                 self._created += 1
                 hypothesis = Hypothesis(-self._created, stamp_seconds, stamp_seconds)
-                self._observe(hypothesis, [pair], stamp_seconds, camera, snapshot)
+                self._observe(hypothesis, [pair], True, stamp_seconds, camera, snapshot)
                 self._hypotheses.append(hypothesis)
         self._expire()
         self._merge()
         self._confirm()
         return self.tracks
+
+    def _counts(self, pose: Pose, depth: np.ndarray, stamp: float) -> bool:
+        """Whether this view tells more than the last that counted."""
+        if self._counted is not None and np.isfinite(depth).any():
+            last, when = self._counted
+            near = last.distance(pose)[0] < self.options.moved * float(np.nanmedian(depth))
+            if near and 0 <= stamp - when < self.options.seconds:
+                return False
+        self._counted = (pose, stamp)
+        return True
 
     def _associate(self, rays: list[Ray], camera: Camera, pose: Pose) -> list[tuple[Hypothesis, list[int]]]:
         """Best one-to-one pairs within the gate; further regions inside a matched track's outline are parts of it."""
@@ -149,14 +166,17 @@ class Tracker:
         spread = basis @ hypothesis.covariance @ basis.T + np.eye(2) * lateral**2
         return math.sqrt(float(innovation @ np.linalg.solve(spread, innovation)))
 
-    def _observe(self, hypothesis: Hypothesis, parts, stamp: float, camera: Camera, snapshot: Snapshot | None) -> None:
+    def _observe(
+        self, hypothesis: Hypothesis, parts, counts: bool, stamp: float, camera: Camera, snapshot: Snapshot | None
+    ) -> None:
         detection, ray = max(parts, key=lambda part: part[0].area * part[0].score)
-        hypothesis.add(ray, self.options.rays)
-        hypothesis.views += 1
-        hypothesis.evidence = min(hypothesis.evidence + self.options.hit, self.options.full_evidence)
         hypothesis.misses = hypothesis.unseen = 0
         hypothesis.last_seen = stamp
-        hypothesis.score_sum += float(detection.score)
+        if counts:
+            hypothesis.add(ray, self.options.rays)
+            hypothesis.views += 1
+            hypothesis.evidence = min(hypothesis.evidence + self.options.hit, self.options.full_evidence)
+            hypothesis.score_sum += float(detection.score)
         weight = float(detection.score) * math.sqrt(max(float(detection.area), 1.0))
         hypothesis.votes[detection.kind] = hypothesis.votes.get(detection.kind, 0.0) + weight
         hypothesis.locate()

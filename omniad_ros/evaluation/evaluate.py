@@ -91,7 +91,7 @@ def evaluate_dataset(
         if not existed:
             _remove_if_empty(out, "survey")
         raise
-    inspector = Inspector(site, options=InspectionOptions(tracking=False))
+    inspector = Inspector(site, options=InspectionOptions(evidence=False, tracking=False))
     cameras = _TestCameras(site.mapped.camera, source.camera if source else None)
     alignment = _dataset_frame(site, source)
     score = _Score(inspector.threshold, alignment)

@@ -65,7 +65,7 @@ class InspectorNode(ManagedNode):
         if values.reference == "renderer":
             self.reference = ReferenceClient(self, MAP_FRAME, values.reference_timeout)
         render = {"renderer": self.reference, "inspector": None, "none": lambda camera, pose: None}[values.reference]
-        inspector = Inspector(site, render, InspectionOptions(longest_side=values.longest_side))
+        inspector = Inspector(site, render, InspectionOptions(values.longest_side, evidence=values.evidence))
         self.patrol = Patrol(inspector, site.survey, values.initial_map_from_base())
         self.patrol.warm_up()
         self.memory.reload(self.patrol)
@@ -73,7 +73,8 @@ class InspectorNode(ManagedNode):
         self.outputs = {
             name: self.create_lifecycle_publisher(kind, name, qos)
             for name, kind, qos in (
-                ("heatmap", Image, OUTPUT), ("overlay", Image, OUTPUT), ("mask", Image, OUTPUT),
+                ("heatmap", Image, OUTPUT), ("heatmap_independent", Image, OUTPUT), ("overlay", Image, OUTPUT),
+                ("mask", Image, OUTPUT),
                 ("markers", MarkerArray, OUTPUT), ("pose", PoseWithCovarianceStamped, OUTPUT),
                 ("map_points", PointCloud2, LATCHED), ("route", Path, LATCHED),
             )
@@ -229,6 +230,8 @@ class InspectorNode(ManagedNode):
         outputs["markers"].publish(self.markers.update(inspection.tracks, in_map, displays))
         if "detections" in outputs:
             outputs["detections"].publish(detections_message(inspection.tracks, in_map))
+        if outputs["heatmap_independent"].get_subscription_count():
+            outputs["heatmap_independent"].publish(messages.image_message(inspection.independent, header))
         if outputs["overlay"].get_subscription_count():
             outputs["overlay"].publish(messages.image_message(overlay(image, inspection), header))
         self.transforms.map_from_odom = frame.map_from_odom

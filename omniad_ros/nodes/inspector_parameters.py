@@ -27,6 +27,9 @@ class InspectorParameters:
         0.0, "False regions a normal frame for which the threshold is set; 0 for the calibrated one. "
         "'threshold' goes first.", minimum=0.0, maximum=0.99, runtime=True,
     )  # fmt: skip
+    evidence: bool = parameter(
+        True, "Weigh each frame with what earlier frames showed of the same place; false judges each frame alone."
+    )
     max_rate: float = parameter(
         0.0, "Frames inspected a second at most; 0 for as many as possible.", minimum=0.0, maximum=1000.0, runtime=True
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from omniad_ros.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.geometry import Camera, Pose, Rectifier
-from omniad_ros.inspection import Inspection, Inspector, overlay, resize
+from omniad_ros.inspection import Inspection, InspectionOptions, Inspector, overlay, resize
 from omniad_ros.odometry import SECOND
 from omniad_ros.patrol import Patrol
 from omniad_ros.report.pictures import encode_jpeg
@@ -27,9 +27,11 @@ from omniad_ros.tracking import Track, Tracker, TrackerOptions
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """max_rate: frames a second of recorded time at most, 0 for all; bag: which topics of a rosbag2 are read."""
+    """max_rate: frames a second of recorded time at most, 0 for all; independent: judge each frame alone; bag: which topics
+    of a rosbag2 are read."""
 
     max_rate: float = 0.0
+    independent: bool = False
     bag: BagOptions | None = None
 
 
@@ -95,7 +97,7 @@ class _Patrol:
 
     def __init__(self, site: Site, source: _Frames, folder: Path, options: InspectOptions):
         self.site, self.source, self.folder, self.options = site, source, folder, options
-        inspector = Inspector(site)
+        inspector = Inspector(site, options=InspectionOptions(evidence=not options.independent))
         self.patrol = Patrol(inspector, site.survey)
         if not source.timed:
             # without times only different views can confirm a track
