@@ -38,7 +38,7 @@ class EvidenceOptions:
     """
 
     clamp: float = 4.0
-    strength: float = 0.3
+    strength: float = 0.5
     most: float = 2.5
     memory: float = 8.0
     margin: float = 1.5

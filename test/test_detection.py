@@ -88,6 +88,10 @@ def test_a_region_has_its_place_in_the_map(trained):
     u, v = CAMERA.project(POSE.inverse().apply(found.center))
     assert abs(u - 82.5) < 1.5 and abs(v - 65) < 1.5
     assert np.isclose(POSE.inverse().apply(found.center)[2], 2.0)
+    heat[60:70, 80:84] = 0  # parts of one thing
+    heat[20:30, 75:90] = 0.9
+    parts = find_regions(heat, 0.5, view.reference, view.image, None, CAMERA, POSE)
+    assert sorted((d.box, d.area) for d in parts) == [((75, 20, 90, 30), 150), ((75, 60, 90, 70), 110)]
 
 
 def test_altered_sites_and_wrong_input_are_refused_with_a_sentence(trained, tmp_path):

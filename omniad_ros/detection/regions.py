@@ -10,10 +10,13 @@ import numpy as np
 from omniad_ros.detection.view import DetectorOptions, resized, resized_depth
 from omniad_ros.geometry import Camera, Pose
 
+GAP = 0.04
+"""Parts of an anomaly no farther apart than this share of the frame's longer side are one region."""
+
 
 @dataclass(frozen=True)
 class Detection:
-    """A connected anomalous region of one frame.
+    """An anomalous region of one frame.
 
     box: (x0, y0, x1, y1) pixels, the last two exclusive; area: pixels; score: mean heatmap inside, in [0, 1]; kind: "missing",
     "added" or "changed"; center, size: (3,) metres in the map, of the region's surface in the reference view, or None where
@@ -44,7 +47,9 @@ def find_regions(
     ``map_from_camera``; regions under ``smallest`` (share of the frame's pixels) are left out.
     """
     height, width = heatmap.shape
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((heatmap > threshold).astype(np.uint8), connectivity=8)
+    anomalous = (heatmap > threshold).astype(np.uint8)
+    joined = cv2.morphologyEx(anomalous, cv2.MORPH_CLOSE, _disc(GAP * max(height, width)))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
     if count == 1:
         return []
     reference = None if reference is None else resized(reference, (width, height))
@@ -52,16 +57,22 @@ def find_regions(
     edges = None if reference is None else _edges(image, reference)
     found = []
     for index in range(1, count):
-        x, y, w, h, area = (int(v) for v in stats[index])
-        if area < max(1, smallest * heatmap.size):
-            continue
+        x, y, w, h = (int(v) for v in stats[index][:4])
         pad = 3 + max(w, h) // 4
         window = np.s_[max(0, y - pad) : y + h + pad, max(0, x - pad) : x + w + pad]
-        mask = labels[window] == index
+        mask = (labels[window] == index) & (anomalous[window] > 0)
+        area = int(np.count_nonzero(mask))
+        if area < max(1, smallest * heatmap.size):
+            continue
         center, size = (None, None) if depth is None or pose is None else _place(mask, depth, window, camera, pose)
         kind = "changed" if edges is None else _kind(mask, *(e[window] for e in edges), None if depth is None else depth[window])
         found.append(Detection((x, y, x + w, y + h), area, float(heatmap[window][mask].mean()), kind, center, size))
     return sorted(found, key=lambda d: d.score * np.sqrt(d.area), reverse=True)
+
+
+def _disc(diameter: float) -> np.ndarray:
+    side = 2 * round(diameter / 2) + 1
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
 
 
 def _edges(image: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
