@@ -95,14 +95,13 @@ def test_launch_files_start_the_nodes_with_what_was_asked(name, tiny_site, monke
 
     for key, value in private_environment().items():
         monkeypatch.setenv(key, value)
-    active, codes, said = set(), {}, []
+    codes, said = {}, []
     given = {"site": str(tiny_site)}
 
     def hear(event):
         said.append(event.text.decode(errors="replace"))
-        if ": active" in said[-1]:
-            active.add(event.process_name.split("-")[0])
-        return [_end()] if {"inspector", "nerf_renderer"} <= active else None
+        text = "".join(said)
+        return [_end()] if all(f"{node}]: active" in text for node in ("inspector", "nerf_renderer")) else None
 
     def _end():
         from launch.actions import EmitEvent
@@ -116,10 +115,10 @@ def test_launch_files_start_the_nodes_with_what_was_asked(name, tiny_site, monke
     service.include_launch_description(LaunchDescription([
         RegisterEventHandler(OnProcessIO(on_stdout=hear, on_stderr=hear)),
         RegisterEventHandler(OnProcessExit(on_exit=lambda event, _: codes.update({event.process_name: event.returncode}))),
-        TimerAction(period=120.0, actions=[_end()]), file,
+        TimerAction(period=400.0, actions=[_end()]), file,
     ]))  # fmt: skip
     service.run()
     text = "".join(said)
-    assert "inspector: active" in text and "nerf_renderer: active" in text, text
+    assert "inspector]: active" in text and "nerf_renderer]: active" in text, text
     assert "Traceback" not in text
     assert codes and all(code == 0 for code in codes.values()), (codes, text)
