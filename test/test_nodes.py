@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import time
@@ -337,20 +338,32 @@ def test_compressed_images(system):
     system.healthy()
 
 
-def test_a_report_on_request_and_the_old_one_stays_when_it_cannot_be_written(system):
-    answer = system.robot.trigger("inspector/save_report")
-    page = system.folder / "report" / "index.html"
+def test_a_report_on_request_and_a_full_disk_leaves_the_old_report_and_state_whole(system):
+    robot, inspector = system.robot, system.nodes["inspector"]
+    answer = robot.trigger("inspector/save_report")
+    page, state = system.folder / "report" / "index.html", system.folder / "state.json"
     assert answer.success and str(page) in answer.message
+    robot.until(state.is_file, what="the saved state")
     old = page.read_bytes()
     assert len(old) > 5000
-    aside = system.folder / "aside"
-    (system.folder / "report").rename(aside)
-    (system.folder / "report").write_text("in the way")
-    answer = system.robot.trigger("inspector/save_report")
-    assert not answer.success and "report" in answer.message
-    (system.folder / "report").unlink()
-    aside.rename(system.folder / "report")
-    assert page.read_bytes() == old
+    json.loads(state.read_text())
+    unlimited = resource.prlimit(inspector.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(inspector.pid, resource.RLIMIT_FSIZE, (100, unlimited[1]))  # as if the disk had no room for more
+    try:
+        answer = robot.trigger("inspector/save_report")
+        assert not answer.success and "report" in answer.message
+
+        def noticed() -> list[str]:
+            robot.inspect(*system.frame(28))
+            return system.said("inspector", "the state cannot be saved")
+
+        robot.until(noticed, what="the warning")
+    finally:
+        resource.prlimit(inspector.pid, resource.RLIMIT_FSIZE, unlimited)
+    assert page.read_bytes() == old and json.loads(state.read_text())["statistics"]["frames"] > 0
+    assert sorted(path.name for path in page.parent.iterdir()) == ["index.html"]
+    assert robot.trigger("inspector/save_report").success
+    system.healthy()
 
 
 def test_the_inspector_killed_and_restarted_goes_on_with_its_tracks(system):
