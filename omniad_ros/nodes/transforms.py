@@ -63,6 +63,8 @@ class Transforms:
     def destroy(self) -> None:
         if self._timer is not None:
             self.node.destroy_timer(self._timer)
+        if self._broadcaster is not None:
+            self.node.destroy_publisher(self._broadcaster.pub_tf)
         if self._listener is not None:
             self._listener.unregister()
 

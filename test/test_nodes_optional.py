@@ -1,0 +1,141 @@
+"""What only a ROS distribution has, tf2_ros and vision_msgs, by stand-ins with their names and fields."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="the nodes need ROS 2 ('make venv' installs it)")
+
+from geometry_msgs.msg import Point, Quaternion, TransformStamped, Vector3
+from geometry_msgs.msg import Pose as PoseMessage
+from std_msgs.msg import Header
+
+from omniad_ros.geometry import Pose
+from omniad_ros.nodes import markers, messages, processes, transforms
+from omniad_ros.nodes.inspector_parameters import InspectorParameters
+from omniad_ros.nodes.participant import Participant
+from omniad_ros.tracking import Track
+
+ON_THE_MAST = messages.extrinsics((0.3, 0.0, 1.2), (0.0, 0.1, 0.0))
+
+
+class TransformException(Exception):
+    pass
+
+
+class Buffer:
+    """Knows the camera's place at second 5 and, where ``latest`` is set, at no particular time."""
+
+    latest = True
+
+    def lookup_transform(self, target: str, source: str, when):
+        assert (target, source) == ("base_link", "camera")
+        if when.nanoseconds != 5_000_000_000 and not (self.latest and when.nanoseconds == 0):
+            raise TransformException("extrapolation")
+        return messages.transform_message(ON_THE_MAST, Header(frame_id=target), source)
+
+
+class TransformListener:
+    def __init__(self, buffer, node):
+        self.node = node
+        self.subscription = node.create_subscription(TransformStamped, "/tf", lambda message: None, 10)
+
+    def unregister(self) -> None:
+        self.node.destroy_subscription(self.subscription)
+
+
+class TransformBroadcaster:
+    def __init__(self, node):
+        self.sent = []
+        self.pub_tf = node.create_publisher(TransformStamped, "/tf", 10)
+
+    def sendTransform(self, transform) -> None:
+        self.sent.append(transform)
+
+
+@pytest.fixture
+def robot(monkeypatch):
+    stand_in = SimpleNamespace(
+        Buffer=Buffer, TransformListener=TransformListener, TransformBroadcaster=TransformBroadcaster,
+        TransformException=TransformException,
+    )  # fmt: skip
+    monkeypatch.setattr(transforms, "tf2_ros", stand_in)
+    participant = Participant("robot", processes.private_environment())
+    yield participant
+    participant.close()
+
+
+def header(second: int) -> Header:
+    return Header(stamp=messages.to_stamp(second * 1_000_000_000), frame_id="camera")
+
+
+def test_the_cameras_place_comes_from_tf_else_from_parameters(robot, monkeypatch):
+    values = InspectorParameters(camera_xyz=(0.1, 0.0, 0.0), base_frame="base_link")
+    frames = transforms.Transforms(robot.node, values)
+    assert frames.base_from_camera(header(5)).distance(ON_THE_MAST)[0] < 1e-9
+    assert (
+        frames.base_from_camera(header(7)).distance(ON_THE_MAST)[0] < 1e-9
+    )  # the latest, where there is none at the stamp
+    monkeypatch.setattr(Buffer, "latest", False)
+    assert np.allclose(frames.base_from_camera(header(7)).translation, (0.1, 0.0, 0.0))
+    alone = transforms.Transforms(robot.node, InspectorParameters(base_frame="base_link", extrinsics_from_tf=False))
+    assert np.allclose(alone.base_from_camera(header(5)).translation, 0.0)
+
+
+def test_map_to_odom_is_broadcast_until_the_node_is_deactivated(robot):
+    before = [len(list(entities)) for entities in (robot.node.publishers, robot.node.subscriptions, robot.node.timers)]
+    frames = transforms.Transforms(robot.node, InspectorParameters())
+    frames._broadcast()
+    assert not frames._broadcaster.sent  # nobody knows where the robot is, nor what its frame is called
+    frames.map_from_odom = Pose(np.eye(3), np.array([1.0, 2.0, 0.0]))
+    frames.odom_frame.check("header.frame_id", "wheels")
+    while not frames._broadcaster.sent:
+        robot.spin(1.0)
+    sent = frames._broadcaster.sent[-1]
+    assert (sent.header.frame_id, sent.child_frame_id, sent.transform.translation.y) == ("map", "wheels", 2.0)
+    frames.destroy()
+    after = [len(list(entities)) for entities in (robot.node.publishers, robot.node.subscriptions, robot.node.timers)]
+    assert after == before
+
+
+def message(**fields):
+    """A message class that, as real ones, has these fields and no others."""
+
+    class Message:
+        __slots__ = tuple(fields)
+
+        def __init__(self, **given):
+            for name, make in fields.items():
+                setattr(self, name, given.pop(name) if name in given else make())
+            assert not given, given
+
+    return Message
+
+
+def test_tracks_become_vision_msgs_where_they_are_installed(monkeypatch):
+    assert markers.detections_message([], Header()) is None or markers.vision_msgs is not None
+    box = message(center=PoseMessage, size=Vector3)
+    hypothesis = message(hypothesis=message(class_id=str, score=float), pose=message(pose=PoseMessage, covariance=list))
+    monkeypatch.setattr(markers, "vision_msgs", SimpleNamespace(
+        Detection3DArray=message(header=Header, detections=list), ObjectHypothesisWithPose=hypothesis,
+        Detection3D=message(header=Header, results=list, bbox=box, id=str),
+    ))  # fmt: skip
+    given = dict(center=np.array([1.0, 2.0, 3.0]), size=np.array([0.2, 0.3, 0.4]), score=0.9, kind="added", views=7)
+    tracks = [track(4, confirmed=True, **given), track(-2, confirmed=False, **given)]
+    array = markers.detections_message(tracks, Header(frame_id="map"))
+    (detection,) = array.detections
+    assert detection.id == "4" and detection.bbox.center.position == Point(x=1.0, y=2.0, z=3.0)
+    assert detection.bbox.center.orientation == Quaternion(w=1.0) and detection.bbox.size.z == 0.4
+    (result,) = detection.results
+    assert (result.hypothesis.class_id, result.hypothesis.score) == (
+        "added",
+        0.9,
+    ) and result.pose.pose.position.x == 1.0
+
+
+def track(number: int, **fields) -> Track:
+    from dataclasses import fields as fields_of
+
+    missing = {f.name: None for f in fields_of(Track) if f.name not in fields and f.name != "id"}
+    return Track(id=number, **{**missing, **fields})
