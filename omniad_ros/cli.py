@@ -71,8 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     survey.add_argument(
         "--out", type=Path, required=True, metavar="SURVEY", help="folder of the survey; it must be empty"
     )
-    for name, what in (("image", "images"), ("camera-info", "calibration"), ("odom", "odometry")):
-        survey.add_argument(f"--{name}", metavar="TOPIC", help=f"topic of the {what}; found by its type if not given")
+    _bag_arguments(survey)
 
     build = command("build", run_build, "build the site of a survey (map, radiance field, detector)")
     build.add_argument(
@@ -110,11 +109,12 @@ def _parser() -> argparse.ArgumentParser:
         "images",
         type=Path,
         metavar="IMAGES",
-        help="folder of images, with a transforms.json where their poses are roughly known",
+        help="rosbag2, video, or folder of images, with a transforms.json where their poses are roughly known",
     )
     inspect.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="where heatmaps, masks and the report go"
     )
+    _bag_arguments(inspect)
 
     run = command("run", run_run, "start the inspector and the renderer as ROS 2 processes (like inspect.launch.py)")
     run.add_argument("site", type=Path, metavar="SITE")
@@ -146,6 +146,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command("doctor", run_doctor, "say what is installed, what that enables, and what to do for the rest")
     return parser
+
+
+def _bag_arguments(parser: argparse.ArgumentParser) -> None:
+    for name, what in (("image", "images"), ("camera-info", "calibration"), ("odom", "odometry")):
+        parser.add_argument(f"--{name}", metavar="TOPIC", help=f"a bag's topic of the {what}; found by its type if not given")
 
 
 def _build_arguments(parser: argparse.ArgumentParser) -> None:
@@ -211,10 +216,12 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def run_inspect(options: argparse.Namespace) -> None:
-    from omniad_ros.report.offline import inspect_images
+    from omniad_ros.report.offline import InspectOptions, inspect_images
+    from omniad_ros.survey.bag import BagOptions
 
+    bag = BagOptions(options.image, options.camera_info, options.odom)
     with ProgressBar() as progress:
-        inspect_images(options.site, options.images, options.out, progress)
+        inspect_images(options.site, options.images, options.out, progress, InspectOptions(bag=bag))
     print(f"Report: {options.out / 'index.html'}")
 
 

@@ -54,6 +54,8 @@ class Robot:
         self.heard = defaultdict(list)
         self.status = {}
         """The newest diagnostics by node: (level, message, values)."""
+        self.told_at = {}
+        """The stamp of the newest diagnostics by node, in nanoseconds."""
         for topic, (kind, qos) in OUTPUTS.items():
             self.node.create_subscription(kind, topic, self.heard[topic].append, qos)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._take_diagnostics, OUTPUT)
@@ -72,7 +74,9 @@ class Robot:
     def _take_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
-            self.status[status.name.split(": ")[-1]] = (status.level[0], status.message, values)
+            node = status.name.split(": ")[-1]
+            self.status[node] = (status.level[0], status.message, values)
+            self.told_at[node] = messages.nanoseconds(message.header.stamp)
 
     # saying
 

@@ -7,10 +7,12 @@ import resource
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("rclpy", reason="the nodes need ROS 2 ('make venv' installs it)")
 
@@ -62,6 +64,20 @@ def test_a_frame_gives_every_output_with_its_stamp(system):
     assert robot.heard["route"][-1].poses
     values = system.level()[2]
     assert {"inliers", "dropped", "ms localize", "ms render", "ms detect", "ms total"} <= values.keys()
+
+
+def test_what_rviz_shows_is_published_under_these_names_and_types(system):
+    robot, root = system.robot, Path(__file__).resolve().parents[1]
+    displays = yaml.safe_load((root / "config" / "inspect.rviz").read_text())["Visualization Manager"]["Displays"]
+    types = {"PoseWithCovariance": "PoseWithCovarianceStamped"}  # others have the display's name
+    for display in (display for display in displays if "Topic" in display):
+        kind, topic = display["Class"].split("/")[1], display["Topic"]["Value"]
+        expected = {types.get(kind, kind)}
+
+        def published(topic=topic, expected=expected) -> bool:
+            return {i.topic_type.split("/")[-1] for i in robot.node.get_publishers_info_by_topic(topic)} == expected
+
+        robot.until(published, what=f"{topic} as {expected}")
 
 
 def test_markers_appear_and_are_deleted(system):

@@ -16,6 +16,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 
 from omniad_ros.geometry import Pose
@@ -33,8 +34,8 @@ TOPICS = {
 def system(tiny_site, tmp_path_factory):
     system = System(str(tiny_site), tmp_path_factory.mktemp("replay"))
     try:
-        system.start("nerf_renderer", wait=False, longest_side=320)
-        system.start("inspector", wait=False, longest_side=320, state_file="")
+        system.start("nerf_renderer", wait=False, longest_side=320, use_sim_time=True)
+        system.start("inspector", wait=False, longest_side=320, use_sim_time=True, state_file="")
         system.wait_active("nerf_renderer")
         system.wait_active("inspector")
         system.healthy()
@@ -73,9 +74,11 @@ def record(system, path, storage) -> None:
 def replay(system, path) -> dict[int, str]:
     """The state of each frame by stamp; the next is said once a frame's state is told, as a slow `ros2 bag play` would."""
     robot, states, said = system.robot, {}, {}
+    clock = robot.node.create_publisher(Clock, "/clock", 10)
     with AnyReader([path]) as reader:
-        for connection, _, raw in reader.messages():
+        for connection, recorded, raw in reader.messages():
             topic, kind = TOPICS[connection.topic]
+            clock.publish(Clock(clock=messages.to_stamp(recorded)))
             robot.publishers[topic].publish(bytes(raw))
             said[topic] = bytes(raw)
             if topic == "image":
@@ -86,6 +89,7 @@ def replay(system, path) -> dict[int, str]:
                     for name, message in said.items():
                         robot.publishers[name].publish(message)
                 states[stamp] = system.level()[2]["state"]
+    robot.until(lambda: 0 < robot.told_at["inspector"] <= recorded, what="diagnostics in simulated time")
     return states
 
 
