@@ -194,7 +194,7 @@ def test_poses_there_and_back_and_bad_ones():
         setattr(message.position, attribute, value)
         with pytest.raises(MessageDefect, match="position"):
             messages.pose_from_message(message)
-    for w in (0.0, 1.5):
+    for w in (0.0, 1.5, 1e300):
         with pytest.raises(MessageDefect, match="orientation"):
             messages.pose_from_message(PoseMessage(orientation=Quaternion(x=0.0, y=0.0, z=0.0, w=w)))
 

@@ -225,7 +225,7 @@ def pose_from_message(message: PoseMessage, field: str = "pose") -> Pose:
     p, q = message.position, message.orientation
     check(all(map(math.isfinite, (p.x, p.y, p.z))), f"{field}.position", "is not finite")
     check(all(map(math.isfinite, (q.x, q.y, q.z, q.w))), f"{field}.orientation", "is not finite")
-    norm = math.sqrt(q.x**2 + q.y**2 + q.z**2 + q.w**2)
+    norm = math.hypot(q.x, q.y, q.z, q.w)
     check(abs(norm - 1.0) <= 0.01, f"{field}.orientation", f"has length {norm:.3g}, a rotation has 1")
     check(max(abs(p.x), abs(p.y), abs(p.z)) < 1e7, f"{field}.position", "is farther away than any place on earth")
     return Pose.from_quaternion((p.x, p.y, p.z), np.array((q.x, q.y, q.z, q.w)) / norm)
