@@ -427,10 +427,11 @@ def test_a_viewer_records_images_map_camera_and_tracks(system, tmp_path):
         "/state",
         "/ms/total",
     }
-    logged, log = set(), viewer._recording.log
+    logged, pictures, log = set(), set(), viewer._recording.log
 
     def told(entity, *parts, **options) -> None:
         logged.add(f"/{entity}")
+        pictures.update(f"/{entity}" for part in parts if "Image" in type(part).__name__)
         log(entity, *parts, **options)
 
     viewer._recording.log = told
@@ -439,7 +440,7 @@ def test_a_viewer_records_images_map_camera_and_tracks(system, tmp_path):
         system.robot.inspect(*system.planted(int(time.monotonic())))
         for _ in range(50):
             viewer.spin(0.01)
-        return expected <= logged
+        return expected <= logged and {"/map/camera/frame", "/reference", "/heatmap"} <= pictures
 
     try:
         system.robot.until(everything, what="all that the viewer shows")

@@ -5,7 +5,8 @@ It hears the nodes over DDS as RViz would, in the process of `omniad run`; frame
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import re
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,6 +63,7 @@ class Viewer:
         self._camera: Camera | None = None
         self._rectifier: Rectifier | None = None
         self._images: OrderedDict[int, Image | CompressedImage] = OrderedDict()
+        self._inspected: deque[int] = deque(maxlen=KEPT)
         self._stamp = 0
         self._tracks: dict[int, Marker] = {}
         self._labels: dict[int, str] = {}
@@ -107,7 +109,11 @@ class Viewer:
             self._camera, self._rectifier = camera, Rectifier(camera)
 
     def _take_image(self, message: Image | CompressedImage) -> None:
-        self._images[messages.nanoseconds(message.header.stamp)] = message
+        stamp = messages.nanoseconds(message.header.stamp)
+        if stamp in self._inspected:
+            self._log_frame(stamp, message)
+            return
+        self._images[stamp] = message
         while len(self._images) > KEPT:
             self._images.popitem(last=False)
 
@@ -116,14 +122,16 @@ class Viewer:
         heatmap = messages.depth_from_image(message)
         colors = cv2.applyColorMap((255 * shrunk(heatmap, SIDE)).astype(np.uint8), cv2.COLORMAP_INFERNO)
         self._picture(stamp, "heatmap", np.ascontiguousarray(colors[..., ::-1]))
-        frame = self._images.pop(stamp, None)
-        if frame is None or self._rectifier is None:
-            return
+        self._inspected.append(stamp)
+        if stamp in self._images:
+            self._log_frame(stamp, self._images.pop(stamp))
+
+    def _log_frame(self, stamp: int, message: Image | CompressedImage) -> None:
         try:
-            image = messages.image_to_rgb(frame)
+            image = messages.image_to_rgb(message)
         except messages.MessageDefect:
-            return
-        if image.shape[:2] == (self._camera.height, self._camera.width):
+            return  # the inspector says so
+        if self._rectifier is not None and image.shape[:2] == (self._camera.height, self._camera.width):
             self._picture(stamp, "map/camera/frame", shrunk(self._rectifier(image), SIDE))
 
     def _take_reference(self, message: Image) -> None:
@@ -148,6 +156,8 @@ class Viewer:
     def _take_points(self, message: PointCloud2) -> None:
         kind = np.dtype([("xyz", "<f4", 3), ("bgr", "u1", 3), ("unused", "u1")])
         cloud = np.frombuffer(message.data, kind)
+        low, high = np.percentile(cloud["xyz"], [1, 99], axis=0)
+        cloud = cloud[((cloud["xyz"] >= low) & (cloud["xyz"] <= high)).all(axis=1)]  # strays would make all else tiny
         points = self._rerun.Points3D(cloud["xyz"], colors=cloud["bgr"][:, ::-1])
         self._recording.log("map/points", points, static=True)
 
@@ -178,8 +188,8 @@ class Viewer:
             for stage in ("localize", "render", "detect", "total"):
                 self._log(stamp, f"ms/{stage}", self._rerun.Scalars(float(values.get(f"ms {stage}", "nan"))))
             told = status.message or values["state"]
-            if told != self._state:
-                self._state = told
+            if (kind := re.sub(r"\d+", "", told)) != self._state:
+                self._state = kind
                 self._log(stamp, "state", self._rerun.TextLog(told, level=LEVELS[min(status.level[0], 3)]))
 
 
