@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from omniad_ros.feedback import OmniadError, Progress, part, quiet
+from omniad_ros.geometry import Camera, Pose
 from omniad_ros.site import Site
 
 SPACE_FACTOR, SPACE_EXTRA = 2.0, 300e6
@@ -105,34 +106,77 @@ def _radiance_stage(site: Site, options: BuildOptions, progress: Progress) -> No
 
 
 def _detector_stage(site: Site, options: BuildOptions, progress: Progress) -> None:
-    from omniad_ros.detection import DetectorOptions, View, train_detector
-    from omniad_ros.inspection import resize
-    from omniad_ros.rendering import load_field, novel_poses
+    from omniad_ros.detection import DetectorOptions, train_detector
 
     if site.has("detector"):
         return
-    images, radiance = site.mapped, load_field(site.radiance_dir)
-    camera = images.camera.fitted(options.longest_side)
-    train, heldout = split(len(images), options.holdout)
-    poses = novel_poses(images, options.novel_views, options.seed)
-    done, total = 0, len(images) + len(poses)
-
-    def rendered(pose):
-        nonlocal done
-        done += 1
-        progress(0.25 * done / total, "rendering views of the normal site")
-        return radiance.render(camera, pose)
-
-    def view(index: int) -> View:
-        rendering = rendered(images.poses[index])
-        return View(resize(images.image(index), camera), rendering.image, rendering.depth)
-
     info: dict = {}
     with site.stage("detector", info) as work, _timed(info):
-        views = [view(i) for i in train], [view(i) for i in heldout]
-        novel = [rendering.image for rendering in map(rendered, poses)]
+        normal = normal_views(site, options, part(progress, 0.0, 0.25))
         detector_options = DetectorOptions(**{"seed": options.seed, **dict(options.detector)})
-        info |= train_detector(*views, novel, work, detector_options, part(progress, 0.25, 1.0))
+        info |= train_detector(
+            normal.trained, normal.heldout, normal.novel, work, detector_options, part(progress, 0.25, 1.0), normal.camera
+        )
+
+
+@dataclass(frozen=True)
+class NormalViews:
+    """What a detector learns from: survey views that the field was trained on and such that it never saw, each beside its
+    rendering (`detection.View`); novel: INV renderings, uint8 (h, w, 3); camera: of all of them."""
+
+    trained: list
+    heldout: list
+    novel: list[np.ndarray]
+    camera: Camera
+
+
+def normal_views(site: Site, options: BuildOptions, progress: Progress = quiet) -> NormalViews:
+    """Renders a mapped site's survey views and its novel ones."""
+    from omniad_ros.detection import View
+    from omniad_ros.inspection import resize
+    from omniad_ros.rendering import load_field, novel_poses
+
+    images, radiance = site.mapped, load_field(site.radiance_dir)
+    camera = images.camera.fitted(options.longest_side)
+    unseen = set(site.info("radiance")["heldout"])
+    poses = novel_poses(images, options.novel_views, options.seed)
+    trained, heldout, total = [], [], len(images) + len(poses)
+    for index, (name, pose) in enumerate(zip(images.names, images.poses)):
+        progress(index / total, "rendering views of the normal site")
+        rendering = radiance.render(camera, pose)
+        view = View(resize(images.image(index), camera), rendering.image, rendering.depth, pose)
+        (heldout if name in unseen else trained).append(view)
+    novel = []
+    for index, pose in enumerate(poses, len(images)):
+        progress(index / total, "rendering novel views of the normal site")
+        novel.append(radiance.render(camera, pose).image)
+    return NormalViews(trained, heldout, novel, camera)
+
+
+def adapt_site(site: Site, poses: list[Pose], progress: Progress = quiet) -> dict:
+    """Adapt a site's detector to the poses of the images to be inspected (QANV); the detector is replaced as a whole."""
+    info: dict = dict(site.info("detector"))
+    with site.stage("detector", info) as work, _timed(info):
+        info |= adapt_into(site, poses, work, progress)
+    return info
+
+
+def adapt_into(site: Site, poses: list[Pose], out: Path, progress: Progress = quiet) -> dict:
+    """Write the site's detector, adapted to these poses, into ``out``; the site stays as it is."""
+    from omniad_ros.detection import Detector, adapt_detector
+    from omniad_ros.rendering import load_field
+
+    detector = Detector.load(site.detector_dir)
+    options = BuildOptions(longest_side=detector.options.longest_side, seed=detector.options.seed)
+    normal, field = normal_views(site, options, part(progress, 0.0, 0.2)), load_field(site.radiance_dir)
+    aligned = []
+    for index, pose in enumerate(poses):
+        progress(0.2 + 0.1 * index / len(poses), "rendering views at the poses of the images")
+        rendering = field.render(normal.camera, pose)
+        aligned.append((rendering.image, rendering.depth, pose))
+    return adapt_detector(
+        detector, normal.trained, normal.heldout, normal.novel, aligned, out, part(progress, 0.3, 1.0), normal.camera
+    )
 
 
 def split(count: int, holdout: int) -> tuple[list[int], list[int]]:

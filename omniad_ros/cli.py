@@ -103,6 +103,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     _build_arguments(evaluate)
 
+    adapt = command(
+        "adapt", run_adapt, "adapt a site's detector to where the images to be inspected were taken (not to what they show)"
+    )
+    adapt.add_argument("site", type=Path, metavar="SITE")
+    adapt.add_argument("images", type=Path, metavar="IMAGES", help="image folder, transforms.json, video or rosbag2")
+    _bag_arguments(adapt)
+
     inspect = command("inspect", run_inspect, "inspect recorded images, a video or a rosbag2, without ROS")
     inspect.add_argument("site", type=Path, metavar="SITE")
     inspect.add_argument(
@@ -213,6 +220,17 @@ def run_evaluate(options: argparse.Namespace) -> None:
         table = evaluate_datasets(options.dataset, options.site, options.out, _build_options(options), progress)
     print(table)
     print(f"Figures: {options.out / 'metrics.json'}")
+
+
+def run_adapt(options: argparse.Namespace) -> None:
+    from omniad_ros.adapting import adapt
+    from omniad_ros.report.offline import InspectOptions
+    from omniad_ros.survey.bag import BagOptions
+
+    bag = BagOptions(options.image, options.camera_info, options.odom)
+    with ProgressBar() as progress:
+        count = adapt(options.site, options.images, InspectOptions(bag=bag), progress)
+    print(f"adapted to {count} views\nSite: {options.site}")
 
 
 def run_inspect(options: argparse.Namespace) -> None:

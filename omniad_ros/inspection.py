@@ -132,7 +132,9 @@ class Inspector:
         if rendering is None:
             heatmap = self.detector.heatmap(small)
         else:
-            heatmap = self.detector.heatmap(small, rendering.image, rendering.depth)
+            reference, support = self.detector.redrawn(rendering.image, rendering.depth, small_camera, pose)
+            rendering = replace(rendering, image=reference)
+            heatmap = self.detector.heatmap(small, reference, rendering.depth, support)
         independent, detections = heatmap, []
         if rendering is not None:
             if self.evidence is not None:

@@ -3,11 +3,13 @@
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
-from omniad_ros.detection import Detector, DetectorOptions, View, find_regions, train_detector
+from omniad_ros.detection import Detector, DetectorOptions, View, adapt_detector, find_regions, train_detector
 from omniad_ros.detection.anomalies import nuisances, plant, rendered
+from omniad_ros.detection.survey_views import SurveyViews
 from omniad_ros.detection.train_comparison import collage
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Camera, Pose
@@ -120,3 +122,41 @@ def test_altered_sites_and_wrong_input_are_refused_with_a_sentence(trained, tmp_
     with pytest.raises(OmniadError, match="unknown backbone"):
         train_detector(views * 2, views, [], tmp_path / "none", replace(OPTIONS, backbone="vgg"))
     assert not (tmp_path / "none").exists()
+
+
+def test_references_are_redrawn_from_the_surveys_photographs():
+    rng = np.random.default_rng(1)
+    wall = collage(rng)  # a picture on the plane z = 2 m, photographed from places beside each other
+
+    def photograph(x):
+        return uint8(cv2.warpAffine(wall, np.float32([[1, 0, -20 - 70 * x], [0, 1, -20]]), (160, 128), flags=cv2.INTER_LINEAR))
+
+    camera = Camera(160, 128, 140.0, 140.0, 80.0, 64.0)
+    poses = [Pose(np.eye(3), np.array([x, 0.0, 0.0])) for x in (-0.4, -0.2, 0.0, 0.2, 0.4)]
+    depth = np.full((128, 160), 2.0, np.float32)
+    views = SurveyViews.of([photograph(p.translation[0]) for p in poses], [depth] * 5, poses, camera)
+    truth = photograph(0.0)
+    field = uint8(cv2.GaussianBlur(truth.astype(np.float32) / 255, (0, 0), 3))
+    wrong = depth.copy()
+    wrong[:40, :40] = 1.2  # a floater, with which no photograph agrees
+    redrawn, support = views.without(poses[2]).recall(field, wrong, camera, poses[2])
+    inside = support >= 2
+    assert inside[64:, 64:].mean() > 0.9 and not support[:36, :36].any()
+    assert (redrawn[:36, :36] == field[:36, :36]).all()
+    error = [np.abs(image[inside].astype(float) - truth[inside]).mean() for image in (redrawn, field)]
+    assert error[0] < 0.3 * error[1]
+
+
+def test_a_detector_redraws_and_adapts_to_poses(trained, tmp_path):
+    views = [replace(v, pose=Pose(np.eye(3), np.array([0.01 * i, 0.0, 0.0]))) for i, v in enumerate(trained[1] * 2)]
+    options = replace(OPTIONS, distillation_steps=2, comparison_steps=2, adaptation_steps=2)
+    train_detector(views[:8], views[8:], [], tmp_path / "first", options, camera=CAMERA)
+    detector = Detector.load(tmp_path / "first")
+    reference, support = detector.redrawn(views[0].reference, views[0].depth, CAMERA, views[0].pose)
+    assert reference.shape == (128, 160, 3) and support.max() > 1
+    assert detector.heatmap(views[0].image, reference, views[0].depth, support).shape == (128, 160)
+    aligned = [(v.reference, v.depth, v.pose) for v in views[:2]]
+    facts = adapt_detector(detector, views[:8], views[8:], [], aligned, tmp_path / "second", camera=CAMERA)
+    assert facts["aligned_views"] == 2 and Detector.load(tmp_path / "second").views is not None
+    with pytest.raises(OmniadError, match="localized"):
+        adapt_detector(detector, views[:8], views[8:], [], [], tmp_path / "third", camera=CAMERA)

@@ -6,11 +6,11 @@
 from omniad_ros.detection.regions import Detection, find_regions
 from omniad_ros.detection.view import PLAIN, DetectorOptions, View
 
-__all__ = ["PLAIN", "Detection", "Detector", "DetectorOptions", "View", "find_regions", "train_detector"]
+__all__ = ["PLAIN", "Detection", "Detector", "DetectorOptions", "View", "adapt_detector", "find_regions", "train_detector"]
 
 
 def __getattr__(name: str):
-    """`Detector` and `train_detector` import torch, so they come when they are asked for."""
+    """What imports torch comes when it is asked for."""
     if name == "Detector":
         from omniad_ros.detection.detector import Detector
 
@@ -19,4 +19,8 @@ def __getattr__(name: str):
         from omniad_ros.detection.training import train_detector
 
         return train_detector
+    if name == "adapt_detector":
+        from omniad_ros.detection.adapting import adapt_detector
+
+        return adapt_detector
     raise AttributeError(name)

@@ -170,6 +170,8 @@ def plant(rng: np.random.Generator, kind: str, image: np.ndarray, others: list[n
         content, alpha = _recolour(rng, image), _soft(rng, shape)
     elif kind == "stained":
         shape = _shape(rng, image, 0.1)
+        if rng.random() < 0.4:  # in drops and specks
+            shape = shape * np.float32(noise(rng, h, w, rng.uniform(15, 60)) > rng.uniform(0.45, 0.65))
         alpha = _soft(rng, shape, 4.0)
         colour = rng.random(3, dtype=np.float32) ** rng.uniform(0.7, 2.5)
         strength = rng.uniform(0.35, 0.95)
@@ -293,3 +295,15 @@ def rendered(rng: np.random.Generator, image: np.ndarray, severity: float) -> np
         colour = 0.7 * image[row, column] + 0.3 * rng.random(3, dtype=np.float32)
         image = image * (1 - haze[..., None]) + haze[..., None] * colour
     return np.clip(image, 0, 1).astype(np.float32)
+
+
+def recalled(rng: np.random.Generator, image: np.ndarray, severity: float) -> np.ndarray:
+    """What `SurveyViews.recall` makes of a clean view: sharp and almost in place, in patches only what the field has rendered."""
+    h, w = image.shape[:2]
+    y, x = np.mgrid[:h, :w].astype(np.float32)
+    warp = [np.float32(rng.normal(0, 0.5)) * 2 * (noise(rng, h, w, rng.uniform(4, 20), 2) - 0.5) for _ in range(2)]
+    sharp = cv2.remap(image, x + warp[0], y + warp[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    if rng.random() < 0.7:
+        sharp = cv2.GaussianBlur(sharp, (0, 0), float(rng.uniform(0.3, 0.7)))
+    gaps = (noise(rng, h, w, rng.uniform(3, 12), 3) > rng.uniform(0.6, 1.0))[..., None]
+    return np.where(gaps, rendered(rng, image, severity), np.clip(sharp, 0, 1)).astype(np.float32)

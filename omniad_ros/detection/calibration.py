@@ -78,7 +78,7 @@ def region_level(score: np.ndarray, smallest: int) -> float:
     return low
 
 
-def useful_band(normal: np.ndarray, planted: np.ndarray, prevalence: float = 0.01, keep: float = 0.9) -> tuple[float, float]:
+def useful_band(normal: np.ndarray, planted: np.ndarray, prevalence: float = 0.01, keep: float = 0.95) -> tuple[float, float]:
     """The thresholds whose F1 is at least ``keep`` of the best, were ``prevalence`` of the pixels anomalous.
 
     normal: scores of normal pixels; planted: scores of pixels with a planted anomaly.

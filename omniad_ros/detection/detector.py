@@ -24,10 +24,13 @@ from omniad_ros.detection.student import (
     padded,
     to_tensor,
 )
-from omniad_ros.detection.view import DetectorOptions, View, coverage, resized, resized_depth
+from omniad_ros.detection.survey_views import SurveyViews
+from omniad_ros.detection.view import DetectorOptions, View, coverage, doubt, resized, resized_depth
 from omniad_ros.feedback import OmniadError
+from omniad_ros.geometry import Camera, Pose
 
 VERSION = 1
+VIEWS = "views.safetensors"
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Scores:
     """How the raw scores are put together and calibrated.
 
     mean, deviation: of distillation scores on normal views, which standardize it; comparison, distillation: weights of
-    the two in the fused score; alone, fused: the calibrations without and with a reference view.
+    the two in the fused score; alone, fused: the calibrations without and with a reference view; doubtful, doubt: the
+    comparison's weight where only the field says what is normal, and what is taken off there.
     """
 
     mean: float
@@ -79,13 +83,17 @@ class Scores:
     distillation: float
     alone: Calibration
     fused: Calibration | None
+    doubtful: float = 0.0
+    doubt: float = 0.0
 
     def standardized(self, distillation: np.ndarray) -> np.ndarray:
         return (distillation - self.mean) / self.deviation
 
-    def fuse(self, comparison: np.ndarray, distillation: np.ndarray) -> np.ndarray:
+    def fuse(self, comparison: np.ndarray, distillation: np.ndarray, doubtful: np.ndarray) -> np.ndarray:
+        """The fused score (H, W) of logits and distances (H, W); doubtful: bool (H, W)."""
+        compared = np.where(doubtful, self.doubtful * comparison - self.doubt, self.comparison * comparison)
         # bounded, so that one outlier of the distillation cannot overrule the reference view
-        return self.comparison * comparison + self.distillation * np.clip(self.standardized(distillation), -2, 6)
+        return compared + self.distillation * np.clip(self.standardized(distillation), -2, 6)
 
     @staticmethod
     def from_dict(data: dict) -> Scores:
@@ -100,8 +108,11 @@ class Detector:
     a ``threshold`` set by hand stays until the rate is set again.
     """
 
-    def __init__(self, networks: Networks, scores: Scores, options: DetectorOptions, teacher_name: str, teacher_sha256: str):
-        self.networks, self.scores, self.options = networks, scores, options
+    def __init__(
+        self, networks: Networks, scores: Scores, options: DetectorOptions, teacher_name: str, teacher_sha256: str,
+        views: SurveyViews | None = None,
+    ):  # fmt: skip
+        self.networks, self.scores, self.options, self.views = networks, scores, options, views
         self.teacher_name, self.teacher_sha256 = teacher_name, teacher_sha256
         self._rate, self._threshold = options.false_alarm_rate, None
 
@@ -128,12 +139,27 @@ class Detector:
             raise OmniadError("threshold must lie between 0 and 1")
         self._threshold = float(value)
 
-    def heatmap(self, image: np.ndarray, reference: np.ndarray | None = None, depth: np.ndarray | None = None) -> np.ndarray:
+    def redrawn(
+        self, reference: np.ndarray, depth: np.ndarray, camera: Camera, pose: Pose
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The reference view of a frame redrawn from the survey's photographs, and its support for `heatmap`.
+
+        reference: uint8 (h, w, 3) and depth: float32 (h, w) as the field renders them for ``camera`` at ``pose``. A site
+        without photographs gives the reference back and None.
+        """
+        if self.views is None:
+            return reference, None
+        return self.views.recall(reference, depth, camera.resized(depth.shape[1], depth.shape[0]), pose)
+
+    def heatmap(
+        self, image: np.ndarray, reference: np.ndarray | None = None, depth: np.ndarray | None = None, support: np.ndarray | None = None
+    ) -> np.ndarray:
         """How anomalous each pixel is: float32 (H, W) in [0, 1], 0 where the survey saw nothing
         (by `view.coverage`: gaps in the depth of a few pixels, as along silhouettes, count as seen).
 
         image: uint8 RGB (H, W, 3); reference: uint8 RGB (h, w, 3) of the same field of view, or None for the distillation
-        alone; depth: float32 (h, w) of the reference view, NaN where not covered, or None where all is covered.
+        alone; depth: float32 (h, w) of the reference view, NaN where not covered, or None where all is covered; support: uint8
+        (h, w) of `redrawn`, or None where the reference is the field's.
         0.5 is the default threshold: only the stated share of normal frames holds a region above it.
         Raises OmniadError for other types and shapes.
         """
@@ -152,7 +178,8 @@ class Detector:
                 raise OmniadError("the reference view must have the frame's field of view, but its sides have another ratio")
             frame, normal = small.astype(np.float32) / 255, resized(reference, size).astype(np.float32) / 255
             logits = self.networks.comparison_scores(frame, normal, covered)
-            heat = self.scores.fused.heatmap(self.scores.fuse(logits, distillation))
+            doubtful = doubt(None if support is None else resized_depth(support, size), logits.shape)
+            heat = self.scores.fused.heatmap(self.scores.fuse(logits, distillation, doubtful))
         full = (image.shape[1], image.shape[0])
         if size != full:
             heat = np.clip(cv2.resize(heat, full, interpolation=cv2.INTER_LINEAR), 0, 1)
@@ -169,6 +196,8 @@ class Detector:
         teacher = {"backbone": self.teacher_name, "sha256": self.teacher_sha256}
         _write(directory / "calibration.json", {"version": VERSION, **asdict(self.scores)})
         _write(directory / "detector.json", {"version": VERSION, "teacher": teacher, "options": options})
+        if self.views is not None:
+            self.views.save(directory / VIEWS)
 
     @staticmethod
     def load(directory: Path | str, teacher_weights: str = "") -> Detector:
@@ -198,7 +227,8 @@ class Detector:
                     part.load_state_dict({k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")})
         except Exception as error:  # safetensors and torch raise many kinds for a damaged file
             raise OmniadError(f"{directory / 'weights.safetensors'} is missing or damaged") from error
-        return Detector(finished(teacher, distillation, comparison), scores, options, backbone, sha256)
+        views = SurveyViews.load(directory / VIEWS) if (directory / VIEWS).is_file() else None
+        return Detector(finished(teacher, distillation, comparison), scores, options, backbone, sha256, views)
 
 
 def finished(teacher: nn.Module, distillation: ReverseDistillation, comparison: ComparisonNetwork | None) -> Networks:

@@ -194,11 +194,14 @@ class Bottleneck(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over all places of a map, with a position code: every place sees the whole view."""
+    """Self-attention over all places of a map, with a position code: every place sees the whole view.
 
-    def __init__(self, channels: int, heads: int = 4):
+    Where ``pool`` is above 1, what is looked at is pooled first (as in the Pyramid Vision Transformer, arXiv 2102.12122).
+    """
+
+    def __init__(self, channels: int, pool: int, heads: int = 4):
         super().__init__()
-        self.heads = heads
+        self.heads, self.pool = heads, pool
         self.norm = nn.GroupNorm(1, channels)
         self.position = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
@@ -207,8 +210,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         inner = self.norm(x)
-        qkv = self.qkv(inner + self.position(inner)).reshape(b, 3, self.heads, c // self.heads, h * w)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, H W, C / heads)
+        inner = inner + self.position(inner)
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = F.conv2d(inner, weight[:c], bias[:c]).reshape(b, self.heads, c // self.heads, h * w)
+        kv = F.conv2d(F.avg_pool2d(inner, self.pool), weight[c:], bias[c:]).reshape(b, 2, self.heads, c // self.heads, -1)
+        q, k, v = (x.transpose(-1, -2) for x in (q, *kv.unbind(1)))  # (B, heads, H W, C / heads), the others H W / pool^2
         mixed = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(mixed.transpose(-1, -2).reshape(b, c, h, w))
 
@@ -220,7 +226,7 @@ class Student(nn.Module):
         super().__init__()
         widths = [width] + [min(c, 256) for c in reversed(channels)]
         self.stages = nn.ModuleList(
-            nn.Sequential(convolution(a, b), Residual(b), Attention(b) if attention and i < 2 else nn.Identity())
+            nn.Sequential(convolution(a, b), Residual(b), Attention(b, pool=(1, 2)[i]) if attention and i < 2 else nn.Identity())
             for i, (a, b) in enumerate(pairwise(widths))
         )
         self.heads = nn.ModuleList(nn.Conv2d(b, c, 1) for b, c in zip(widths[1:], reversed(channels), strict=True))

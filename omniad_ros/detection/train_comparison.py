@@ -2,7 +2,7 @@
 
 PAIRS is a folder written by ``python -m omniad_ros.sim.pairs``: table-top pictures from one pose, normal and changed.
 Half of the training uses them; the other half collages of photographs and textures. The reference is made to look as if
-a radiance field had rendered it (`anomalies.rendered`). Run after `train_teacher`, from whose first stages it starts.
+a radiance field had rendered it (`anomalies.rendered`), or as photographs redraw it (`anomalies.recalled`). Run after `train_teacher`, from whose first stages it starts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from omniad_ros.detection import student
-from omniad_ros.detection.anomalies import Pair, cropped, drawn_shape, nuisances, rendered, shading, with_anomalies
+from omniad_ros.detection.anomalies import (
+    Pair,
+    cropped,
+    drawn_shape,
+    nuisances,
+    recalled,
+    rendered,
+    shading,
+    with_anomalies,
+)
 from omniad_ros.detection.comparison import BUNDLED, ComparisonNetwork, fit
 from omniad_ros.detection.pictures import noise, picture
 
@@ -47,12 +56,16 @@ def sampler(folder: Path, rng: np.random.Generator) -> Callable[[], Pair]:
     collages = [collage(rng) for _ in range(120)]
 
     def sample() -> Pair:
-        severity = rng.uniform(0.1, 1.3)
+        severity, photographs = rng.uniform(0.1, 1.3), rng.random() < 0.7
+
+        def referred(image: np.ndarray) -> np.ndarray:
+            return recalled(rng, image, severity) if photographs else rendered(rng, image, severity)
+
         if rng.random() < 0.5:
             if rng.random() < 0.08:
                 collages[rng.integers(len(collages))] = collage(rng)
             frame, *others = (cropped(rng, collages[i])[0] for i in rng.integers(len(collages), size=4))
-            pair = with_anomalies(rng, frame, rendered(rng, frame, severity), others, blur=0.7)
+            pair = with_anomalies(rng, frame, referred(frame), others, blur=rng.uniform(0.3, 0.7))
         else:
             scene = scenes[rng.integers(len(scenes))]
             index, *rest = rng.integers(len(scene["mask"]), size=4)
@@ -63,11 +76,11 @@ def sampler(folder: Path, rng: np.random.Generator) -> Callable[[], Pair]:
                 strength = cv2.GaussianBlur(np.abs(changed - normal).mean(2), (0, 0), 2.0)
                 # where an object covers a place that looks just the same, nothing can be seen
                 weight = np.where((mask > 0) & (strength < 0.02), 0.2, 1.0).astype(np.float32)
-                pair = Pair(after, rendered(rng, before, severity), mask, weight)
+                pair = Pair(after, referred(before), mask, weight)
             else:
                 others = [cropped(rng, np.float32(scene["normal"][i]) / 255)[0] for i in rest]
-                pair = with_anomalies(rng, normal, rendered(rng, normal, severity), others, blur=0.7)
-        return Pair(*nuisances(rng, pair.frame, pair.reference, pixels=0.8), pair.mask, pair.weight)
+                pair = with_anomalies(rng, normal, referred(normal), others, blur=rng.uniform(0.3, 0.7))
+        return Pair(*nuisances(rng, pair.frame, pair.reference, pixels=0.4 if photographs else 0.8), pair.mask, pair.weight)
 
     return sample
 
@@ -77,11 +90,14 @@ def main() -> None:
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="weights to go on from; the teacher's first stages where not given")
+    parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--out", type=Path, default=BUNDLED)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     network = ComparisonNetwork().train()
-    network.load_state_dict({k: v.float() for k, v in load_file(student.BUNDLED).items() if not k.startswith("stages.2")}, strict=False)
+    weights = load_file(arguments.start or student.BUNDLED)
+    network.load_state_dict({k: v.float() for k, v in weights.items() if not k.startswith("stages.2")}, strict=False)
     started, last = time.monotonic(), [0.0]
 
     def report(fraction: float, message: str) -> None:
@@ -91,7 +107,7 @@ def main() -> None:
             weights = {k: v.half().contiguous() for k, v in network.state_dict().items() if v.is_floating_point()}
             save_file(weights, arguments.out)
 
-    fit(network, sampler(arguments.pairs, np.random.default_rng(arguments.seed)), arguments.steps, 1.5e-3, progress=report)
+    fit(network, sampler(arguments.pairs, np.random.default_rng(arguments.seed)), arguments.steps, arguments.rate, progress=report)
     print(f"wrote {arguments.out}")
 
 

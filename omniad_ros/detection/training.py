@@ -23,8 +23,10 @@ from omniad_ros.detection.student import (
     padded,
     to_tensor,
 )
+from omniad_ros.detection.survey_views import SurveyViews
 from omniad_ros.detection.view import OURS, DetectorOptions, View, resized
 from omniad_ros.feedback import OmniadError, Progress, part, quiet
+from omniad_ros.geometry import Camera
 
 VARIANTS = 3
 """How many times each calibration view is looked at, each time with other nuisances."""
@@ -37,13 +39,16 @@ def train_detector(
     out: Path | str,
     options: DetectorOptions = OURS,
     progress: Progress = quiet,
+    camera: Camera | None = None,
 ) -> dict:
     """Train a detector and write it into ``out``; returns what is worth keeping in site.json.
 
     trained: survey images that the field was trained on, beside their renderings (which look better than any rendering
-    from an unseen pose); heldout: survey images that the field never saw, beside honest renderings: half of them tune the
-    comparison, the other half calibrate; novel: uint8 renderings (h, w, 3) of the normal place from further poses, for the
-    student alone. Raises OmniadError where there are fewer than 8 trained or 4 held-out views.
+    from an unseen pose); heldout: survey images that the field never saw, beside honest renderings; novel: uint8 renderings
+    (h, w, 3) of the normal place from further poses, for the student alone; camera: of all views, which then know their
+    poses: references are redrawn from the survey's photographs, each view's from the others. With it the held-out views
+    calibrate; without it every second one tunes the comparison, because only they show the field's honest faults.
+    Raises OmniadError where there are fewer than 8 trained or 4 held-out views.
     """
     if len(trained) < 8 or len(heldout) < 4:
         raise OmniadError("a detector needs at least 8 views to learn from and 4 held out to calibrate on; survey more images")
@@ -54,14 +59,17 @@ def train_detector(
     rng = np.random.default_rng(options.seed)
     size = options.working_size(trained[0].image)
     trained, heldout = [v.resized(size) for v in trained], [v.resized(size) for v in heldout]
-    tuning, calibrating = heldout[::2], heldout[1::2]
+    views = None
+    if camera is not None and options.comparison and options.photographs:
+        trained, heldout, views = redrawn(trained, heldout, camera.resized(*size), rng, part(progress, 0.0, 0.05))
+    tuning, calibrating = ([], heldout) if views else (heldout[::2], heldout[1::2])
 
     backbone, weights = choose_backbone(options.backbone, options.teacher_weights)
     teacher, sha256 = load_teacher(backbone, weights)
     images = [v.image for v in trained + tuning]
     images += [resized(n, size) for n in novel] if options.use_novel else []
     share = 0.45 if options.comparison else 0.9
-    distillation, loss = train_student(teacher, images, options, part(progress, 0, share))
+    distillation, loss = train_student(teacher, images, options, part(progress, 0.05, share))
     facts = {"teacher": backbone, "images": len(images), "distillation_loss": round(loss, 4)}
     network = None
     if options.comparison:
@@ -70,15 +78,39 @@ def train_detector(
 
     networks = finished(teacher, distillation, network)
     scores = calibrate(networks, calibrating, trained, options, rng, part(progress, 0.9, 1.0))
-    Detector(networks, scores, options, backbone, sha256).save(Path(out))
+    Detector(networks, scores, options, backbone, sha256, views).save(Path(out))
     return {**facts, "calibration_views": len(calibrating), "seconds": round(time.monotonic() - started, 1)}
 
 
+def redrawn(
+    trained: list[View], heldout: list[View], camera: Camera, rng: np.random.Generator, progress: Progress
+) -> tuple[list[View], list[View], SurveyViews]:
+    """The views with references redrawn from the photographs of all others, and the photographs."""
+    both = trained + heldout
+    if any(v.pose is None for v in both):
+        raise OmniadError("views of a given camera must know their poses")
+    photographs = SurveyViews.of([v.image for v in both], [v.depth for v in both], [v.pose for v in both], camera)
+    done = []
+    for index, view in enumerate(both):
+        progress(index / len(both), "redrawing references from the survey's photographs")
+        # a patrol passes farther from the survey's path than its next image does, so neighbours are left out at times
+        others = photographs.without(view.pose, int(rng.integers(0, 3)))
+        reference, support = others.recall(view.reference, view.depth, camera, view.pose)
+        done.append(replace(view, reference=reference, support=support))
+    return done[: len(trained)], done[len(trained) :], photographs
+
+
 def train_student(
-    teacher: torch.nn.Module, images: list[np.ndarray], options: DetectorOptions, progress: Progress
+    teacher: torch.nn.Module,
+    images: list[np.ndarray],
+    options: DetectorOptions,
+    progress: Progress,
+    start: ReverseDistillation | None = None,
 ) -> tuple[ReverseDistillation, float]:
-    """Bottleneck and student, trained to give back the teacher's features of normal images (H, W, 3); and the last loss."""
-    model = ReverseDistillation(teacher.channels, options.attention).train().to(memory_format=torch.channels_last)
+    """Bottleneck and student, trained to give back the teacher's features of normal images (H, W, 3), from ``start`` on where
+    it is given; and the last loss."""
+    model = start or ReverseDistillation(teacher.channels, options.attention)
+    model.requires_grad_(True).train().to(memory_format=torch.channels_last)
     teacher.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.5, 0.999), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=options.distillation_steps + 1)
@@ -109,12 +141,16 @@ def as_float(view: View) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pairs(trained: list[View], tuning: list[View], rng: np.random.Generator) -> Callable[[], Pair]:
-    """Draws pairs with planted anomalies: honest renderings half of the time, else good ones made worse."""
-    good, honest = [as_float(v) for v in trained], [as_float(v) for v in tuning]
+    """Draws pairs with planted anomalies: honest references half of the time, else good ones made worse.
+
+    Honest are renderings of held-out views, and references that other photographs than the view's own have redrawn.
+    """
+    good = [as_float(v) for v in trained if v.support is None]
+    honest = [as_float(v) for v in tuning] + [as_float(v) for v in trained if v.support is not None]
     frames = [f for f, _ in good + honest]
 
     def sample() -> Pair:
-        is_honest = rng.random() < 0.5
+        is_honest = not good or rng.random() < 0.5
         if is_honest:
             frame, reference = honest[rng.integers(len(honest))]
         else:
@@ -123,7 +159,7 @@ def pairs(trained: list[View], tuning: list[View], rng: np.random.Generator) -> 
         if not is_honest:
             reference = rendered(rng, reference, rng.uniform(0.2, 1.0))
         others = [cropped(rng, frames[i])[0] for i in rng.integers(len(frames), size=3)]
-        pair = with_anomalies(rng, frame, reference, others, blur=0.7)
+        pair = with_anomalies(rng, frame, reference, others, blur=rng.uniform(0.3, 0.7))
         return Pair(*nuisances(rng, pair.frame, pair.reference), pair.mask, pair.weight)
 
     return sample
@@ -154,30 +190,32 @@ def calibrate(
         for variant in range(VARIANTS):
             progress((index + variant / VARIANTS) / len(views), "calibrating on normal views")
             looks = (clean, reference) if variant == 0 else nuisances(rng, clean, reference, pixels=0.4)
-            normal.append((*_raw(networks, *looks, view.covered), view.covered))
-            pair = with_anomalies(rng, clean, reference, frames, blur=0.7, none=0.0)
+            normal.append((*_raw(networks, *looks, view.covered), view.covered, view.doubtful))
+            pair = with_anomalies(rng, clean, reference, frames, blur=0.5, none=0.0)
             looks = nuisances(rng, pair.frame, pair.reference, pixels=0.4)
-            planted.append((*_raw(networks, *looks, view.covered), pair.mask, view.covered & (pair.weight == 1)))
+            planted.append((*_raw(networks, *looks, view.covered), pair.mask, view.covered & (pair.weight == 1), view.doubtful))
 
-    distances = np.concatenate([d[covered] for d, _, covered in normal])
+    distances = np.concatenate([d[covered] for d, _, covered, _ in normal])
     mean, deviation = float(distances.mean()), float(max(distances.std(), 1e-6))
-    standard = [(d - mean) / deviation for d, _, _ in normal]
+    standard = [(d - mean) / deviation for d, _, _, _ in normal]
     typical = float(np.median((distances - mean) / deviation))
-    covers = [c for _, _, c in normal]
+    covers = [covered for _, _, covered, _ in normal]
     alone = Calibration.fitted(_levels(standard, covers, smallest), typical, options.false_alarm_rate)
     if networks.comparison is None:
         return Scores(mean, deviation, 0.0, 1.0, alone, None)
     features, labels = [], []
-    for d, c, mask, counts in planted:
+    for d, c, mask, counts, doubtful in planted:
         for label, where in ((1, counts & (mask > 0.5)), (0, counts & (mask < 0.5))):
             chosen = rng.permutation(np.flatnonzero(where))[:600]
-            features.append(np.stack([c.ravel()[chosen], np.clip((d.ravel()[chosen] - mean) / deviation, -2, 6)], axis=1))
+            own, unsure = c.ravel()[chosen], doubtful.ravel()[chosen]
+            standardized = np.clip((d.ravel()[chosen] - mean) / deviation, -2, 6)
+            features.append(np.stack([own * ~unsure, standardized, own * unsure, -1.0 * unsure], axis=1))
             labels.append(np.full(len(chosen), label))
-    weights = logistic_fit(np.concatenate(features), np.concatenate(labels))
-    scores = Scores(mean, deviation, max(float(weights[0]), 0.05), max(float(weights[1]), 0.0), alone, None)
-    maps = [scores.fuse(c, d) for d, c, _ in normal]
+    compared, distilled, unsure, doubt, _ = logistic_fit(np.concatenate(features), np.concatenate(labels)).tolist()
+    scores = Scores(mean, deviation, max(compared, 0.05), max(distilled, 0.0), alone, None, max(unsure, 0.0), doubt)
+    maps = [scores.fuse(c, d, doubtful) for d, c, _, doubtful in normal]
     background = np.concatenate([m[c] for m, c in zip(maps, covers, strict=True)])
-    found = np.concatenate([scores.fuse(c, d)[counts & (mask > 0.5)] for d, c, mask, counts in planted])
+    found = np.concatenate([scores.fuse(c, d, doubtful)[counts & (mask > 0.5)] for d, c, mask, counts, doubtful in planted])
     band = useful_band(background, found)
     fused = Calibration.fitted(_levels(maps, covers, smallest), float(np.median(background)), options.false_alarm_rate, band)
     return replace(scores, fused=fused)

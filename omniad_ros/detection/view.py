@@ -8,9 +8,12 @@ import cv2
 import numpy as np
 
 from omniad_ros.feedback import OmniadError
+from omniad_ros.geometry import Pose
 
 GAP = 9
 """Pixels at working size."""
+WITNESSES = 2
+"""A single photograph may agree with a floater by chance."""
 
 
 @dataclass(frozen=True)
@@ -18,21 +21,29 @@ class View:
     """A normal image beside its rendering from the same pose.
 
     image: uint8 RGB (H, W, 3); reference: uint8 RGB (h, w, 3), same field of view; depth: float32 (h, w), metres, NaN where
-    the survey saw nothing.
+    the survey saw nothing; pose: the camera's, where the reference may be redrawn from the survey's photographs;
+    support: uint8 (h, w), how many of these agree on each pixel of the reference, None where it was not redrawn.
     """
 
     image: np.ndarray
     reference: np.ndarray
     depth: np.ndarray
+    pose: Pose | None = None
+    support: np.ndarray | None = None
 
     def resized(self, size: tuple[int, int]) -> View:
-        """The same view with all three at ``size`` (width, height)."""
-        return View(resized(self.image, size), resized(self.reference, size), resized_depth(self.depth, size))
+        """The same view with image, reference and depth at ``size`` (width, height), not yet redrawn."""
+        return View(resized(self.image, size), resized(self.reference, size), resized_depth(self.depth, size), self.pose)
 
     @property
     def covered(self) -> np.ndarray:
         """bool (h, w): where the survey saw the place, see `coverage`."""
         return coverage(self.depth)
+
+    @property
+    def doubtful(self) -> np.ndarray:
+        """bool (h, w): where hardly more than the field says what is normal, see `doubt`."""
+        return doubt(self.support, self.depth.shape)
 
 
 @dataclass(frozen=True)
@@ -41,8 +52,10 @@ class DetectorOptions:
 
     backbone: "auto" (cached ImageNet weights, else the bundled teacher), "compact" (the bundled one), "resnext50_32x4d",
     "wide_resnet50_2", "resnet34" or "resnet18"; teacher_weights: a file for it, or "". attention: attention blocks in the
-    student; use_novel: learn from the field's novel views (INV, QANV); comparison: compare with the reference view.
-    distillation_steps, comparison_steps: training steps of 4 and 8 images. longest_side: pixels at which the detector works.
+    student; use_novel: learn from the field's novel views (INV, QANV); comparison: compare with the reference view;
+    photographs: redraw the reference view from the survey's photographs.
+    distillation_steps, comparison_steps: training steps of 4 and 8 images; adaptation_steps: of the student where a site is
+    adapted, the comparison takes half of them. longest_side: pixels at which the detector works.
     false_alarm_rate: share of normal frames in which a false region is allowed; smallest_region: share of the frame's pixels
     under which a region is ignored.
     """
@@ -52,8 +65,10 @@ class DetectorOptions:
     attention: bool = True
     use_novel: bool = True
     comparison: bool = True
+    photographs: bool = True
     distillation_steps: int = 260
-    comparison_steps: int = 150
+    comparison_steps: int = 100
+    adaptation_steps: int = 120
     longest_side: int = 320
     false_alarm_rate: float = 1 / 200
     smallest_region: float = 0.0003
@@ -64,7 +79,7 @@ class DetectorOptions:
             raise OmniadError("false_alarm_rate must lie between 0 and 1")
         if self.longest_side < 64:
             raise OmniadError("longest_side must be at least 64 pixels")
-        if min(self.distillation_steps, self.comparison_steps) < 0 or not 0 <= self.smallest_region < 1:
+        if min(self.distillation_steps, self.comparison_steps, self.adaptation_steps) < 0 or not 0 <= self.smallest_region < 1:
             raise OmniadError("a detector's steps and smallest region cannot be negative")
 
     def working_size(self, image: np.ndarray) -> tuple[int, int]:
@@ -85,8 +100,18 @@ def coverage(depth: np.ndarray) -> np.ndarray:
     Along silhouettes a rendering's depth belongs to neither side and is NaN although the survey saw both; what stands in
     front of such a line would otherwise be cut in pieces.
     """
-    known = np.pad(np.isfinite(depth).astype(np.uint8), GAP, mode="edge")
-    closed = cv2.morphologyEx(known, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (GAP, GAP)))
+    return _without_gaps(np.isfinite(depth))
+
+
+def doubt(support: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
+    """bool (h, w): where fewer than WITNESSES photographs of the survey agree with the reference view, but for gaps under GAP
+    pixels; nowhere where the reference was not redrawn (``support`` is None)."""
+    return np.zeros(shape, bool) if support is None else ~_without_gaps(support >= WITNESSES)
+
+
+def _without_gaps(where: np.ndarray) -> np.ndarray:
+    padded = np.pad(where.astype(np.uint8), GAP, mode="edge")
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (GAP, GAP)))
     return closed[GAP:-GAP, GAP:-GAP] > 0
 
 

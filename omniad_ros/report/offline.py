@@ -63,7 +63,7 @@ def inspect_images(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OmniadError(f"{out} is not empty; choose an empty output folder")
     site = Site.open(site_path)
-    source = _open(Path(images), options, part(progress, 0.0, 0.05))
+    source = open_frames(Path(images), options, part(progress, 0.0, 0.05))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
@@ -75,7 +75,8 @@ def inspect_images(
     return tracks
 
 
-def _open(images: Path, options: InspectOptions, progress: Progress) -> _Frames:
+def open_frames(images: Path, options: InspectOptions, progress: Progress) -> _Frames:
+    """The frames of a folder, video or bag, one after the other. Raises OmniadError where there are none."""
     if not images.exists():
         raise OmniadError(f"{images} does not exist")
     if is_bag(images):

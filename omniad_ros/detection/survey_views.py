@@ -1,0 +1,126 @@
+"""The survey's own photographs, brought to the pose of a frame: a reference view that is sharper than the field's.
+
+A radiance field of minutes is blurred where the survey's photographs are not, but its depth is good. So the photographs
+that looked at the place from nearby are carried over through that depth (image-based rendering, weighed by angle as in
+Buehler et al., "Unstructured Lumigraph Rendering", SIGGRAPH 2001). A photograph counts only where its own depth agrees;
+how many of them do says how far a reference view can be trusted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from omniad_ros.feedback import OmniadError
+from omniad_ros.geometry import Camera, Pose
+
+SOURCES = 4
+"""Photographs that are carried over for one reference view."""
+MOST_KEPT = 240
+"""Photographs that a site keeps for this; of longer surveys every n-th."""
+AGREE = 0.02
+"""How far two depths of one place may differ, relative to the depth."""
+
+
+@dataclass(frozen=True)
+class SurveyViews:
+    """Photographs of the normal place: images uint8 (N, H, W, 3), depths float16 (N, H, W) metres with NaN, poses (N, 3, 4)
+    as ``map_from_camera``, all of one camera."""
+
+    images: np.ndarray
+    depths: np.ndarray
+    poses: np.ndarray
+    camera: Camera
+
+    @staticmethod
+    def of(images: list[np.ndarray], depths: list[np.ndarray], poses: list[Pose], camera: Camera) -> SurveyViews:
+        """At most MOST_KEPT of these views, evenly chosen; all of the camera's size."""
+        kept = np.unique(np.linspace(0, len(images) - 1, min(len(images), MOST_KEPT)).round().astype(int))
+        matrices = np.stack([np.column_stack([poses[i].rotation, poses[i].translation]) for i in kept])
+        depths_kept = np.stack([depths[i] for i in kept]).astype(np.float16)
+        return SurveyViews(np.stack([images[i] for i in kept]), depths_kept, matrices.astype(np.float32), camera)
+
+    def without(self, pose: Pose, nearest: int = 0) -> SurveyViews:
+        """The views but the one at ``pose`` and its ``nearest`` neighbours: what an unseen frame would have had."""
+        gap = np.linalg.norm(self.poses[:, :, 3] - pose.translation, axis=1) + np.abs(self.poses[:, :, :3] - pose.rotation).sum((1, 2))
+        far = np.sort(np.argsort(gap)[nearest + int(gap.min() < 1e-4) :])
+        return SurveyViews(self.images[far], self.depths[far], self.poses[far], self.camera)
+
+    def recall(self, reference: np.ndarray, depth: np.ndarray, camera: Camera, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
+        """The reference view redrawn from the photographs, and how many of them agree on each pixel.
+
+        reference: uint8 (h, w, 3) as the field renders it; depth: float32 (h, w), NaN where not covered; camera: of this size.
+        Returns uint8 (h, w, 3), the field's colours where no photograph helps, and uint8 (h, w).
+        """
+        height, width = depth.shape
+        known = np.isfinite(depth)
+        rays = camera.directions().reshape(height, width, 3).astype(np.float32) @ pose.rotation.T.astype(np.float32)
+        away = rays * np.where(known, depth, 0)[..., None]
+        points, distance = away + pose.translation.astype(np.float32), np.linalg.norm(away, axis=-1)
+        colour, weight = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
+        count = np.zeros((height, width), np.uint8)
+        for index in self._nearest(points[known][::211], pose):
+            position = self.poses[index, :, 3]
+            local = (points - position) @ self.poses[index, :, :3]
+            z = np.maximum(local[..., 2], 1e-2)
+            u = local[..., 0] * (self.camera.fx / z) + np.float32(self.camera.cx - 0.5)
+            v = local[..., 1] * (self.camera.fy / z) + np.float32(self.camera.cy - 0.5)
+            seen_depth = cv2.remap(self.depths[index].astype(np.float32), u, v, cv2.INTER_NEAREST, borderValue=np.nan)
+            agrees = known & (np.abs(seen_depth - z) < AGREE * z)
+            agrees = cv2.erode(agrees.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+            if not agrees.any():
+                continue
+            seen = cv2.remap(self.images[index], u, v, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+            # the photographs' exposures may differ; the field has one for all
+            seen *= np.clip((reference[agrees].mean(0) + 1) / (seen[agrees].mean(0) + 1), 0.5, 2).astype(np.float32)
+            there = np.linalg.norm(local, axis=-1)
+            cosine = np.einsum("hwc,hwc->hw", away, points - position) / np.maximum(distance * there, 1e-9)
+            coarser = np.maximum(there / np.maximum(distance, 1e-9), 1)
+            own = np.where(agrees, 1 / (1e-3 + 2 * np.clip(1 - cosine, 0, 2) * coarser**2), 0).astype(np.float32)
+            colour += own[..., None] * seen
+            weight += own
+            count += agrees
+        drawn = np.clip(colour / np.maximum(weight, 1e-9)[..., None] + 0.5, 0, 255).astype(np.uint8)
+        return np.where(count[..., None] > 0, drawn, reference), count
+
+    def _nearest(self, points: np.ndarray, pose: Pose) -> list[int]:
+        """Which photographs together look best at the points (P, 3): one by one, each adding most to the best two of each point."""
+        if len(points) == 0:
+            return []
+        towards = points - pose.translation.astype(np.float32)
+        towards /= np.linalg.norm(towards, axis=1, keepdims=True) + 1e-9
+        away = points[None] - self.poses[:, None, :, 3]
+        local = np.einsum("npi,nij->npj", away, self.poses[:, :, :3])
+        z = np.maximum(local[..., 2], 1e-2)
+        u, v = (local[..., i] / z * f + c for i, f, c in ((0, self.camera.fx, self.camera.cx), (1, self.camera.fy, self.camera.cy)))
+        inside = (local[..., 2] > 0) & (u > 0) & (u < self.camera.width) & (v > 0) & (v < self.camera.height)
+        angle = np.arccos(np.clip(np.einsum("npi,pi->np", away, towards) / (np.linalg.norm(away, axis=-1) + 1e-9), -1, 1))
+        value = np.where(inside, 1 / (0.05 + angle), 0)
+        first, second, chosen = np.zeros(len(points)), np.zeros(len(points)), []
+        for _ in range(min(SOURCES, len(value))):
+            best, rest = np.maximum(first, value), np.maximum(second, np.minimum(first, value))
+            gain = (best + 0.5 * rest).sum(1)
+            gain[chosen] = -1
+            index = int(gain.argmax())
+            first, second = best[index], rest[index]
+            chosen.append(index)
+        return chosen
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file."""
+        camera = np.array([self.camera.width, self.camera.height, self.camera.fx, self.camera.fy, self.camera.cx, self.camera.cy])
+        save_file({"images": self.images, "depths": self.depths, "poses": self.poses, "camera": camera}, path)
+
+    @staticmethod
+    def load(path: Path) -> SurveyViews:
+        """Raises OmniadError where the file is not what `save` writes."""
+        try:
+            data = load_file(path)
+            width, height, *intrinsics = data["camera"].tolist()
+            return SurveyViews(data["images"], data["depths"], data["poses"], Camera(int(width), int(height), *intrinsics))
+        except Exception as error:  # safetensors raises many kinds for a damaged file
+            raise OmniadError(f"{path} is missing or damaged") from error
