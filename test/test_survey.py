@@ -141,6 +141,11 @@ def broken(tmp_path, name):
     elif name == "carries a scale of 2":
         good[1]["transform_matrix"] = (np.array(good[1]["transform_matrix"]) * 2).tolist()
         make(tmp_path, files, good)
+    elif name == "last row":
+        good[1]["transform_matrix"][3] = [0, 0, 1, 1]
+        make(tmp_path, files, good)
+    elif name == "without a file_path":
+        make(tmp_path, files, [*good, {"transform_matrix": good[0]["transform_matrix"]}])
     elif name == "no intrinsics":
         make(tmp_path, files, good, w=64, h=48)
     elif name == "first is c.png":
@@ -159,7 +164,7 @@ def broken(tmp_path, name):
 
 @pytest.mark.parametrize("name", [
     "json", "not finite", "carries a scale of 2", "no intrinsics", "first is c.png", "differ in size", "cannot|can be read",
-    "different intrinsics", "no images",
+    "different intrinsics", "no images", "last row", "without a file_path",
 ])  # fmt: skip
 def test_bad_surveys_get_one_sentence(tmp_path, name):
     broken(tmp_path, name)

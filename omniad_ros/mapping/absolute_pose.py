@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pycolmap
 
@@ -9,6 +11,12 @@ from omniad_ros.geometry import Camera, Pose
 from omniad_ros.mapping import colmap
 
 MIN_MATCHES = 6
+LOSS_SCALE = 0.5
+"""Pixels beyond which a reprojection error is less and less believed."""
+STRICT = 0.3
+"""Share of the inliers' tolerance within which most of them lie at the right pose."""
+SAME = 0.01
+"""Two poses are one where they differ by less, in distances to the scene and in radians."""
 CORRELATION = 1.3
 """Residuals of neighbouring points share causes (lighting, triangulation from the same views): the variance that their
 number alone promises is too small by about this factor, as measured with true poses (docs/localization.md)."""
@@ -33,9 +41,42 @@ def estimate(camera: Camera, pixels: np.ndarray, points: np.ndarray, max_error: 
     return Pose.from_matrix(result["cam_from_world"].matrix()).inverse(), np.asarray(result["inlier_mask"], bool)
 
 
+def estimates(camera: Camera, pixels: np.ndarray, points: np.ndarray, max_error: float) -> tuple[list[Pose], np.ndarray] | None:
+    """Candidate poses and the inlier mask (N,) of matches with outliers; None where there is none.
+
+    Points near one plane or far away look nearly the same from two places (Schweighofer and Pinz, 2006), and within
+    ``max_error`` the wrong one may have as many inliers. So the inliers are asked again, with a smaller error.
+    """
+    first = estimate(camera, pixels, points, max_error)
+    if first is None:
+        return None
+    pose, inlier = first
+    strict = estimate(camera, pixels[inlier], points[inlier], STRICT * max_error)
+    return [pose] if strict is None else [strict[0], pose], inlier
+
+
+def settle(camera: Camera, poses: Sequence[Pose], pixels: np.ndarray, points: np.ndarray) -> tuple[list[Pose], float]:
+    """Refine candidate poses; returns the different ones that are left, the likeliest first, and its log-likelihood's lead."""
+    refined = sorted((refine(camera, pose, pixels, points) for pose in poses), key=lambda pose: cost(camera, pose, pixels, points))
+    left = refined[:1]
+    for pose in refined[1:]:
+        metres, degrees = pose.distance(left[0])
+        distance = float(np.median(np.linalg.norm(points - pose.translation, axis=1)))
+        if metres > SAME * distance or degrees > np.degrees(SAME):
+            left.append(pose)
+    lead = np.inf if len(left) == 1 else cost(camera, left[1], pixels, points) - cost(camera, left[0], pixels, points)
+    return left, lead
+
+
+def cost(camera: Camera, pose: Pose, pixels: np.ndarray, points: np.ndarray) -> float:
+    """What `refine` minimises: the sum of log(1 + (error / LOSS_SCALE)^2), infinite with points behind the camera."""
+    error = np.linalg.norm(camera.project(pose.inverse().apply(points)) - pixels, axis=1)
+    return float(np.nan_to_num(np.log1p((error / LOSS_SCALE) ** 2).sum(), nan=np.inf))
+
+
 def refine(camera: Camera, pose: Pose, pixels: np.ndarray, points: np.ndarray) -> Pose:
     """Least squares of the reprojection error under a Cauchy loss."""
-    options = pycolmap.AbsolutePoseRefinementOptions(loss_function_scale=0.5, gradient_tolerance=1e-4)
+    options = pycolmap.AbsolutePoseRefinementOptions(loss_function_scale=LOSS_SCALE, gradient_tolerance=1e-4)
     result = pycolmap.refine_absolute_pose(
         colmap.cam_from_world(pose), pixels.astype(np.float64), points, np.ones(len(points), bool), colmap.colmap_camera(camera), options
     )

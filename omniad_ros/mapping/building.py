@@ -35,8 +35,8 @@ from omniad_ros.site import PosedImages, read_json, write_json, write_transforms
 
 MODEL, FEATURES, LOOKS = "sfm", "features.h5", "global-features.h5"
 MIN_IMAGES = 3
-MIN_SHARE = 0.25
-"""A survey of which a smaller share can be registered is refused."""
+MIN_SHARE, MIN_POINTS = 0.25, 10
+"""A survey is refused of which a smaller share can be registered; an image counts from so many points on that it sees."""
 
 
 @dataclass(frozen=True)
@@ -160,11 +160,21 @@ class _Workshop:
     def map(self, progress: Progress) -> Mapped:
         if not self.verified:
             raise OmniadError("the survey cannot be registered: no two images share enough texture; survey again with more overlap and light")
+        candidates = self._candidates(progress)
+        count, best = max(((_borne_out(c.model), -i) for i, c in enumerate(candidates)), default=(0, 0))
+        if count < max(MIN_IMAGES, MIN_SHARE * len(self.survey)):
+            raise OmniadError(
+                f"the survey cannot be registered: only {count} of {len(self.survey)} images fit together; survey again with more overlap and light"
+            )
+        return candidates[-best]
+
+    def _candidates(self, progress: Progress) -> list[Mapped]:
+        """Maps, the likelier first: one where the prior poses fit the images."""
         if self.known and len(self.with_prior) == len(self.survey):
             typical = float(np.quantile(prior_errors(self.cameras, self.survey.poses, self.keypoints, self.verified), 0.8))
             if typical < self.tolerances.match:
                 progress(0.1, "triangulating at the survey's poses")
-                return self._from_priors(exact=typical < self.tolerances.exact)
+                return [self._from_priors(exact=typical < self.tolerances.exact)]
         models = colmap.map_incrementally(
             self.database, self.survey.root, self.out / ".models", len(self.survey), self.tolerances, self.known, part(progress, 0.1, 0.9)
         )
@@ -174,12 +184,7 @@ class _Workshop:
         if not enough and len(self.with_prior) > MIN_IMAGES:
             progress(0.95, "triangulating at the survey's poses")
             candidates.append(self._from_priors(exact=False))
-        count, best = max(((c.model.num_reg_images(), -i) for i, c in enumerate(candidates)), default=(0, 0))
-        if count < max(MIN_IMAGES, MIN_SHARE * len(self.survey)):
-            raise OmniadError(
-                f"the survey cannot be registered: only {count} of {len(self.survey)} images fit together; survey again with more overlap and light"
-            )
-        return candidates[-best]
+        return candidates
 
     def _from_priors(self, exact: bool) -> Mapped:
         """Triangulate at the prior poses; where they are not ``exact``, adjust them if the points then fit clearly better."""
@@ -220,6 +225,8 @@ class _Workshop:
     def _aligned(self, model: pycolmap.Reconstruction) -> Mapped:
         """Move a model into the map frame by the prior poses, or upright where there are none."""
         registered = sorted(model.reg_image_ids())
+        if not registered:
+            return Mapped(model, "unknown")
         known = [i for i in registered if self.survey.poses[i - 1] is not None]
         try:
             fit = align_poses([colmap.pose_of(model.images[i]) for i in known], [self.survey.poses[i - 1] for i in known])
@@ -232,6 +239,11 @@ class _Workshop:
 
     def _upright(self, model: pycolmap.Reconstruction, registered: Sequence[int]) -> Similarity:
         return upright([colmap.pose_of(model.images[i]) for i in registered], np.array([p.xyz for p in model.points3D.values()]))
+
+
+def _borne_out(model: pycolmap.Reconstruction) -> int:
+    """How many images see points of the model: a prior pose alone puts an image into it, but not on the map."""
+    return sum(model.images[i].num_points3D >= MIN_POINTS for i in model.reg_image_ids())
 
 
 def prior_errors(

@@ -33,6 +33,7 @@ class LocalizerOptions:
     ratio: a match must be so much nearer (in descriptor space) than the next map point.
     min_inliers, min_share, min_cells: a pose needs so many inliers more than three times what chance would bring, being
     so large a share of the guided matches, in so many cells of an 8x6 grid over the frame.
+    min_lead: by so much (log-likelihood) the pose must be likelier than another one that the same points allow.
     """
 
     retrieved: int = 10
@@ -44,6 +45,7 @@ class LocalizerOptions:
     min_inliers: int = 15
     min_share: float = 0.5
     min_cells: int = 4
+    min_lead: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,11 @@ class Localizer:
         """
         best, tolerance = None, Tolerances.for_size(camera.width, camera.height).match
         for _ in range(2):
-            estimated = absolute_pose.estimate(camera, matches.pixels, self._map.xyz[matches.points], tolerance)
+            estimated = absolute_pose.estimates(camera, matches.pixels, self._map.xyz[matches.points], tolerance)
             if estimated is None:
                 break
-            pose, inlier = estimated
-            solution = self._refined(frame, camera, pose, tolerance)
+            poses, inlier = estimated
+            solution = self._refined(frame, camera, poses, tolerance)
             if solution is not None and (best is None or solution.cells > best.cells):
                 best = solution
             matches = matches[~inlier]
@@ -145,19 +147,22 @@ class Localizer:
                 break
         return best
 
-    def _refined(self, frame: Features, camera: Camera, pose: Pose, tolerance: float) -> _Solution | None:
-        """A first pose, refined on all points found around it; None where they do not bear it out."""
+    def _refined(self, frame: Features, camera: Camera, poses: list[Pose], tolerance: float) -> _Solution | None:
+        """The best of some first poses, refined on all points found around it; None where they do not bear it out."""
         # the first pose may rest on views from elsewhere: search around it, and again with what that taught
-        expected = self._map.appearance(self._map.near(pose, self.options.neighbours))
+        expected = self._map.appearance(self._map.near(poses[0], self.options.neighbours))
+        lead = 0.0
         for radius in (3.0 * tolerance, 1.5 * tolerance):
-            found = self._search(frame, camera, pose, expected, radius)
+            found = self._search(frame, camera, poses[0], expected, radius)
             if len(found) < self.options.min_inliers:
                 return None
-            pose = absolute_pose.refine(camera, pose, found.pixels, self._map.xyz[found.points])
+            poses, lead = absolute_pose.settle(camera, poses, found.pixels, self._map.xyz[found.points])
+        pose = poses[0]
         predicted = camera.project(pose.inverse().apply(self._map.xyz[found.points]))
         inliers = found[np.linalg.norm(predicted - found.pixels, axis=1) < tolerance]
         cells = len(np.unique((inliers.pixels / [camera.width, camera.height] * GRID).astype(int), axis=0))
         enough = len(inliers) >= self.options.min_share * len(found) and cells >= self.options.min_cells
+        enough = enough and lead > self.options.min_lead
         # how many a wrong pose would have: those found when every point is sought some way off its place
         away = ((10.0 * tolerance, 0.0), (0.0, -10.0 * tolerance))
         chance = np.mean([len(self._search(frame, camera, pose, expected, tolerance, shift)) for shift in away])

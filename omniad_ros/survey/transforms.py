@@ -77,12 +77,14 @@ def read_frames(data, path: Path) -> list[dict]:
     frames = data.get("frames") if isinstance(data, dict) else None
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise OmniadError(f"{path} has no list of 'frames' as nerfstudio writes it")
+    if not all(isinstance(frame.get("file_path"), str) for frame in frames):
+        raise OmniadError(f"{path} has frames without a file_path")
     return frames
 
 
 def read_pose(frame: dict, path: Path) -> Pose | None:
     """A frame's pose, None where it has none. Raises OmniadError where it is not finite or no rotation."""
-    if "transform_matrix" not in frame:
+    if frame.get("transform_matrix") is None:
         return None
     name = frame.get("file_path", "a frame")
     try:
@@ -90,7 +92,7 @@ def read_pose(frame: dict, path: Path) -> Pose | None:
     except (TypeError, ValueError):
         raise OmniadError(f"{path}: the transform_matrix of {name} is no matrix of numbers") from None
     if matrix.shape not in ((3, 4), (4, 4)):
-        raise OmniadError(f"{path}: the transform_matrix of {name} must be 4x4, not {'x'.join(map(str, matrix.shape))}")
+        raise OmniadError(f"{path}: the transform_matrix of {name} must be 4x4, not {'x'.join(map(str, matrix.shape)) or 'a number'}")
     if not np.isfinite(matrix).all():
         raise OmniadError(f"{path}: the transform_matrix of {name} is not finite")
     singular = np.linalg.svd(matrix[:3, :3], compute_uv=False)
@@ -98,6 +100,8 @@ def read_pose(frame: dict, path: Path) -> Pose | None:
         raise OmniadError(
             f"{path}: the rotation part of {name}'s transform_matrix carries a scale of {singular.mean():.4g}; divide it by that"
         )
+    if len(matrix) == 4 and not np.allclose(matrix[3], (0, 0, 0, 1), atol=1e-3):
+        raise OmniadError(f"{path}: the last row of {name}'s transform_matrix must be 0 0 0 1")
     try:
         return Pose.from_opengl(matrix)
     except ValueError as error:
