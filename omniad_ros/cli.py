@@ -101,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="where metrics.json and the pictures go"
     )
+    evaluate.add_argument(
+        "--adapt", action="store_true", help="adapt a copy of the detector to where the test images were taken first (QANV)"
+    )
+    evaluate.add_argument(
+        "--ablation", action="store_true", help="also measure what each part of the method adds; trains five students"
+    )
     _build_arguments(evaluate)
 
     adapt = command(
@@ -215,9 +221,11 @@ def run_build(options: argparse.Namespace) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     from omniad_ros.evaluation import evaluate_datasets
+    from omniad_ros.evaluation.evaluate import EvaluationOptions
 
+    chosen = EvaluationOptions(options.adapt, options.ablation)
     with ProgressBar() as progress:
-        table = evaluate_datasets(options.dataset, options.site, options.out, _build_options(options), progress)
+        table = evaluate_datasets(options.dataset, options.site, options.out, _build_options(options), progress, chosen)
     print(table)
     print(f"Figures: {options.out / 'metrics.json'}")
 

@@ -11,6 +11,7 @@ from omniad_ros.detection import Detector, DetectorOptions, View, adapt_detector
 from omniad_ros.detection.anomalies import nuisances, plant, rendered
 from omniad_ros.detection.survey_views import SurveyViews
 from omniad_ros.detection.train_comparison import collage
+from omniad_ros.evaluation.ablation import ROWS, AblationData, ablation, format_ablation
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Camera, Pose
 
@@ -160,3 +161,15 @@ def test_a_detector_redraws_and_adapts_to_poses(trained, tmp_path):
     assert facts["aligned_views"] == 2 and Detector.load(tmp_path / "second").views is not None
     with pytest.raises(OmniadError, match="localized"):
         adapt_detector(detector, views[:8], views[8:], [], [], tmp_path / "third", camera=CAMERA)
+
+
+def test_the_ablation_has_a_row_for_each_part(trained):
+    out, views = trained
+    detector = Detector.load(out)
+    frames, masks = [v.image for v in views], [np.zeros((128, 160), bool) for _ in views]
+    masks[0][40:60, 50:80] = True
+    ours = [detector.heatmap(v.image, v.reference, v.depth) for v in views]
+    data = AblationData(frames, frames[:2], frames[2:4], frames, masks, ours, replace(OPTIONS, distillation_steps=2))
+    results = ablation(data)
+    assert tuple(results) == ROWS and all(0 <= row["auroc"] <= 1 for row in results.values())
+    assert results["+ QANV"] != results["+ QANV, random teacher"] and "ours" in format_ablation(results)

@@ -7,6 +7,7 @@ Reverse distillation: Deng and Li, CVPR 2022, arXiv 2201.10703; attention in the
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from functools import cache
@@ -163,6 +164,15 @@ def load_teacher(backbone: str, weights: Path, sha256: str | None = None) -> tup
     except Exception as error:  # whatever a foreign file makes torch raise
         raise OmniadError(f"{weights} does not hold weights of {backbone}") from error
     return teacher.eval().requires_grad_(False), digest
+
+
+def untrained_like(teacher: nn.Module) -> nn.Module:
+    """A teacher of the same shape whose weights were drawn at random: what a trained one must beat."""
+    fresh = copy.deepcopy(teacher)
+    for module in fresh.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return fresh.eval().requires_grad_(False)
 
 
 @cache

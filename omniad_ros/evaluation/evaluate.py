@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from omniad_ros.evaluation.ablation import AblationData, ablation, format_ablation
 from omniad_ros.evaluation.layouts import Dataset, TestFrame, find_datasets, read_dataset, read_mask
 from omniad_ros.evaluation.metrics import PixelMeter, image_auroc, image_score, psnr
 from omniad_ros.evaluation.patrol_score import SUCCESS_DEGREES, SUCCESS_METRES, Alignment
@@ -25,12 +26,22 @@ from omniad_ros.survey.pictures import check_picture, read_picture
 from omniad_ros.survey.source import LONGEST_SIDE, SurveySource
 
 STAGES = ("localize", "render", "detect", "total")
-OWN_FILES = ("site", "survey", "contact_sheet.jpg")
+OWN_FILES = ("site", "survey", "adapted", "contact_sheet.jpg")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """adapt: adapt a copy of the site's detector to the poses of the test images first (QANV); ablation: also measure what each
+    part of the method adds."""
+
+    adapt: bool = False
+    ablation: bool = False
 
 
 def evaluate_datasets(
-    datasets: Sequence[Path], site: Path | None, out: Path, build_options=None, progress: Progress = quiet
-) -> str:
+    datasets: Sequence[Path], site: Path | None, out: Path, build_options=None, progress: Progress = quiet,
+    options: EvaluationOptions = EvaluationOptions(),
+) -> str:  # fmt: skip
     """Evaluate one or several datasets into ``out`` and return the table.
 
     A folder that holds datasets (as MAD-Sim does) stands for all of them. One dataset's metrics go to ``out/metrics.json``;
@@ -40,8 +51,9 @@ def evaluate_datasets(
     if site is not None and len(roots) > 1:
         raise OmniadError("--site names the site of one dataset; evaluate several without it")
     if len(roots) == 1:
-        metrics = evaluate_dataset(roots[0], site, out, build_options, progress)
-        return format_table({read_dataset(roots[0]).name: metrics}, by_kind=True)
+        metrics = evaluate_dataset(roots[0], site, out, build_options, progress, options)
+        table = format_table({read_dataset(roots[0]).name: metrics}, by_kind=True)
+        return f"{table}\n{format_ablation(metrics['ablation'])}" if options.ablation else table
     names = [root.resolve().name for root in roots]
     if len(set(names)) < len(names):
         names = [f"{index}-{name}" for index, name in enumerate(names)]
@@ -51,21 +63,22 @@ def evaluate_datasets(
     results = {}
     for index, (root, name) in enumerate(zip(roots, names)):
         step = part(progress, index / len(roots), (index + 1) / len(roots))
-        results[name] = evaluate_dataset(root, None, out / name, build_options, step)
+        results[name] = evaluate_dataset(root, None, out / name, build_options, step, options)
     mean = mean_metrics(list(results.values()))
     write_json(out / "metrics.json", {"datasets": results, "mean": mean})
     return format_table({**results, "mean": mean})
 
 
 def evaluate_dataset(
-    root: Path, site: Path | Site | None, out: Path, build_options=None, progress: Progress = quiet
-) -> dict:
+    root: Path, site: Path | Site | None, out: Path, build_options=None, progress: Progress = quiet,
+    options: EvaluationOptions = EvaluationOptions(),
+) -> dict:  # fmt: skip
     """Evaluate one dataset; writes ``out/metrics.json`` and ``out/contact_sheet.jpg`` and returns the metrics.
 
     site: built from the dataset's survey into ``out/site`` where None (an interrupted build goes on).
     Returns ``{"frames", "pixel": {"auroc", "aupro", "max_f1", "f1", "precision", "recall"}, "image": {"auroc"}, "by_kind": {kind:
     {"frames", "pixel", "image"}}, "localization": {"success", "median_m", "median_deg", "localized"}, "reference": {"psnr",
-    "covered"}, "ms": {"localize", "render", "detect", "total"}, "threshold"}``. f1, precision and recall are at the calibrated
+    "covered"}, "ms": {"localize", "render", "detect", "total"}, "threshold"}``, with "ablation" where it was asked for. f1, precision and recall are at the calibrated
     threshold; a kind's image AUROC is against the good frames; localization succeeds within 5 cm and 2 degrees of the true
     pose, in the dataset's own frame (`_dataset_frame`); psnr is the mean over good frames (where there are none: over
     all, outside the masks) of the covered pixels at working resolution; ms are medians. What cannot be known is None.
@@ -93,18 +106,78 @@ def evaluate_dataset(
         raise
     inspector = Inspector(site, options=InspectionOptions(evidence=False, tracking=False))
     cameras = _TestCameras(site.mapped.camera, source.camera if source else None)
+    if options.adapt:
+        _adapt(site, inspector, dataset, cameras, out / "adapted", part(progress, 0.0, 0.5))
+        progress = part(progress, 0.5, 1.0)
+    looking = part(progress, 0.0, 0.3) if options.ablation else progress
     alignment = _dataset_frame(site, source)
     score = _Score(inspector.threshold, alignment)
+    kept = _Kept()
     for index, frame in enumerate(dataset.frames):
-        progress(index / len(dataset.frames), f"inspecting {frame.kind}/{frame.image.name}")
+        looking(index / len(dataset.frames), f"inspecting {frame.kind}/{frame.image.name}")
         image, mask, camera = cameras.read(frame)
         inspector.reset()
-        score.add(frame, image, mask, inspector.inspect(image, camera, None), camera)
+        inspection = inspector.inspect(image, camera, None)
+        score.add(frame, image, mask, inspection, camera)
+        if options.ablation:
+            kept.add(image, mask, inspection, camera.fitted(inspector.detector.options.longest_side))
     metrics = score.result()
+    if options.ablation:
+        metrics["ablation"] = kept.ablation(site, inspector.detector.options, part(progress, 0.3, 1.0))
     write_json(out / "metrics.json", metrics)
     write_image(out / "contact_sheet.jpg", score.sheet.picture())
     progress(1.0, f"evaluated {len(dataset.frames)} frames of {dataset.name}")
     return metrics
+
+
+def _adapt(site: Site, inspector, dataset: Dataset, cameras: _TestCameras, folder: Path, progress: Progress) -> None:
+    """Give the inspector a copy of the site's detector that is adapted to the poses of the test images."""
+    import shutil
+
+    from omniad_ros.building import adapt_into
+    from omniad_ros.detection import Detector
+
+    poses = []
+    for index, frame in enumerate(dataset.frames):
+        progress(0.2 * index / len(dataset.frames), f"localizing {frame.kind}/{frame.image.name}")
+        image, _, camera = cameras.read(frame)
+        poses.append(inspector.localizer.localize(image, camera, None).pose)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    adapt_into(site, [pose for pose in poses if pose is not None], folder, part(progress, 0.2, 1.0))
+    inspector.detector = Detector.load(folder)
+    inspector.threshold = inspector.detector.threshold
+
+
+class _Kept:
+    """What the ablation needs of the test frames, at working size."""
+
+    def __init__(self):
+        self.frames, self.masks, self.ours, self.aligned = [], [], [], []
+
+    def add(self, image: np.ndarray, mask: np.ndarray, inspection, small: Camera) -> None:
+        from omniad_ros.inspection import resize
+
+        self.frames.append(resize(image, small))
+        self.masks.append(resize(mask.astype(np.uint8), small, nearest=True) > 0)
+        self.ours.append(resize(inspection.heatmap, small))
+        if inspection.rendering is not None:
+            self.aligned.append(inspection.rendering.image)
+
+    def ablation(self, site: Site, options, progress: Progress) -> dict:
+        from omniad_ros.building import BuildOptions
+        from omniad_ros.inspection import resize
+        from omniad_ros.rendering import load_field, novel_poses
+
+        images, field = site.mapped, load_field(site.radiance_dir)
+        camera = images.camera.fitted(options.longest_side)
+        survey = [resize(images.image(i), camera) for i in range(len(images))]
+        novel = []
+        for pose in novel_poses(images, BuildOptions.novel_views, options.seed):
+            progress(0.0, "rendering novel views of the normal site")
+            novel.append(field.render(camera, pose).image)
+        data = AblationData(survey, novel, self.aligned, self.frames, self.masks, self.ours, options)
+        return ablation(data, progress)
 
 
 def _survey_of(dataset: Dataset, site) -> SurveySource | None:
