@@ -27,7 +27,8 @@ class BuildOptions:
     field: nerfstudio method of the radiance field; field_options: its nerfstudio options; longest_side: pixels at
     which the field and the detector are trained; holdout: one of how many mapped images the field does not see, so
     that the detector meets honest renderings; novel_views: how many INV views are synthesised; detector: (name, value) changes to
-    `DetectorOptions`; seed: of everything random.
+    `DetectorOptions`; seed: of everything random; nerfstudio_run: directory of a finished nerfstudio run on the survey's
+    images, whose field is taken over instead of training one (its config.yml and checkpoint can run code: only your own).
     """
 
     field: str = "grid-field"
@@ -37,6 +38,7 @@ class BuildOptions:
     novel_views: int = 60
     detector: tuple[tuple[str, object], ...] = ()
     seed: int = 0
+    nerfstudio_run: str = ""
 
 
 def build_site(
@@ -51,6 +53,7 @@ def build_site(
 
     options, out = options or BuildOptions(), Path(out)
     progress(0.0, "reading the survey")
+    _check_field(options)
     source = read_survey(Path(survey))
     identity = f"{fingerprint(source)} {sorted(asdict(options).items())}"
     existed, started_here = out.exists(), not (out / "site.json").is_file()
@@ -94,15 +97,20 @@ def _map_stage(site: Site, progress: Progress) -> None:
 
 
 def _radiance_stage(site: Site, options: BuildOptions, progress: Progress) -> None:
-    from omniad_ros.rendering import train_field
+    from omniad_ros.rendering import import_field, train_field
 
     if site.has("radiance"):
         return
     images, info = site.mapped, {}
     train, heldout = split(len(images), options.holdout)
     with site.stage("radiance", info) as work, _timed(info):
-        info |= train_field(images, site.sparse_points, train, work, options.field, options.field_options, progress)
-        info["heldout"] = [images.names[i] for i in heldout]
+        if options.nerfstudio_run:
+            info |= import_field(images, Path(options.nerfstudio_run), work, progress, options.longest_side)
+        else:
+            method, changes, side = options.field, options.field_options, options.longest_side
+            info |= train_field(images, site.sparse_points, train, work, method, changes, progress, side)
+        # an imported run that held nothing out still leaves the detector something to be calibrated on
+        info["heldout"] = info.get("heldout") or [images.names[i] for i in heldout]
 
 
 def _detector_stage(site: Site, options: BuildOptions, progress: Progress) -> None:
@@ -183,6 +191,16 @@ def split(count: int, holdout: int) -> tuple[list[int], list[int]]:
     """Indices of (training, held-out) images: every ``holdout``-th one, from the middle of its group, is held out."""
     heldout = [int(i) for i in np.arange(count) if i % holdout == holdout // 2]
     return [i for i in range(count) if i not in set(heldout)], heldout
+
+
+def _check_field(options: BuildOptions) -> None:
+    """Whether there is such a field, before minutes are spent on the map."""
+    from omniad_ros.rendering import check_method
+
+    if options.nerfstudio_run and not Path(options.nerfstudio_run).exists():
+        raise OmniadError(f"{options.nerfstudio_run} does not exist; give the directory with nerfstudio's config.yml")
+    if options.field_options or options.field != BuildOptions.field:
+        check_method(options.field, options.field_options)
 
 
 class _timed:

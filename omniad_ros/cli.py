@@ -18,7 +18,12 @@ from omniad_ros.feedback import OmniadError, Progress
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, further = parser.parse_known_args(arguments)
+    if hasattr(options, "field"):
+        options.field_options = tuple(further)
+    elif further:
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
     _quieten()
     try:
         options.run(options)
@@ -167,13 +172,21 @@ def _bag_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _build_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--field", default="grid-field", help="nerfstudio method of the radiance field (%(default)s)")
+    parser.epilog = (
+        "Further options are nerfstudio's own, as for ns-train (--max-num-iterations 5000 "
+        "--pipeline.model.far-plane 50); give them last."
+    )
     parser.add_argument(
-        "--field-option",
-        action="append",
-        default=[],
-        metavar="OPTION",
-        help="an option of that method, as ns-train takes it (repeatable)",
+        "--field",
+        metavar="METHOD",
+        help="nerfstudio method of the radiance field: grid-field (default without a GPU), nerfacto (default with one), "
+        "splatfacto, ...",
+    )
+    parser.add_argument(
+        "--nerfstudio-run",
+        type=Path,
+        metavar="DIR",
+        help="take over the field of a finished nerfstudio run on these images; its files can run code, so only your own",
     )
     parser.add_argument(
         "--longest-side", type=int, default=320, help="pixels at which field and detector are trained (%(default)s)"
@@ -183,8 +196,11 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _build_options(options: argparse.Namespace):
     from omniad_ros.building import BuildOptions
+    from omniad_ros.rendering import default_method
 
-    return BuildOptions(options.field, tuple(options.field_option), options.longest_side, seed=options.seed)
+    method, run = options.field or default_method(), options.nerfstudio_run
+    run = str(run.resolve()) if run else ""
+    return BuildOptions(method, options.field_options, options.longest_side, seed=options.seed, nerfstudio_run=run)
 
 
 def run_demo(options: argparse.Namespace) -> None:

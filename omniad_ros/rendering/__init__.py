@@ -1,8 +1,22 @@
 """Radiance fields: train one through nerfstudio, load it, render colour, depth and coverage."""
 
-from omniad_ros.rendering.views import Field, Rendering, novel_poses
+from omniad_ros.rendering.views import Field, Rendering, StillField, novel_poses
 
-__all__ = ["Field", "Rendering", "load_field", "novel_poses", "train_field"]
+__all__ = ["Field", "Rendering", "StillField", "check_method", "default_method", "import_field", "load_field", "novel_poses", "train_field"]
+
+
+def default_method() -> str:
+    """``nerfacto`` where there is a GPU that CUDA can use, else ``grid-field``."""
+    import torch
+
+    return "nerfacto" if torch.cuda.is_available() else "grid-field"
+
+
+def check_method(method: str, options=()) -> None:
+    """Raise OmniadError where nerfstudio has no such method or option, or this machine cannot train it."""
+    from omniad_ros.rendering.trainer import check_method
+
+    check_method(method, options)
 
 
 def train_field(*args, **kwargs) -> dict:
@@ -12,17 +26,24 @@ def train_field(*args, **kwargs) -> dict:
     return train_field(*args, **kwargs)
 
 
+def import_field(*args, **kwargs) -> dict:
+    """See `omniad_ros.rendering.importing.import_field`."""
+    from omniad_ros.rendering.importing import import_field
+
+    return import_field(*args, **kwargs)
+
+
 def load_field(radiance_dir) -> Field:
-    """The field in a site's radiance directory. Raises OmniadError where there is none that can be read."""
+    """The field in a site's radiance directory, rendered once where the camera stands still. Raises OmniadError where there is none that can be read."""
     from pathlib import Path
 
-    from omniad_ros.feedback import OmniadError
     from omniad_ros.site import read_json
 
     radiance_dir = Path(radiance_dir)
-    method = read_json(radiance_dir / "field.json").get("method")
-    if method != "grid-field":
-        raise OmniadError(f"{radiance_dir} holds a field of nerfstudio's '{method}', which cannot be rendered here yet")
-    from omniad_ros.rendering.grid_field import GridField
+    if read_json(radiance_dir / "field.json").get("method") == "grid-field":
+        from omniad_ros.rendering.grid_field import GridField
 
-    return GridField.load(radiance_dir)
+        return StillField(GridField.load(radiance_dir))
+    from omniad_ros.rendering.nerfstudio_field import NerfstudioField
+
+    return StillField(NerfstudioField.load(radiance_dir))

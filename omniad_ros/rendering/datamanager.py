@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,10 +14,7 @@ from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from omniad_ros.rendering.space import Cameras
-
-OBSERVATIONS = "observations.npz"
-"""Beside transforms.json: triangulated points and where the photographs see them (`training.write_dataset`)."""
+from omniad_ros.rendering.space import OBSERVATIONS, Cameras
 
 
 @dataclass
@@ -28,7 +26,7 @@ class GridFieldDataManagerConfig(VanillaDataManagerConfig):
     train_num_rays_per_batch: int = 8192
     point_rays: float = 0.1
     """Share of the rays that go through triangulated points."""
-    growing_steps: int = 2000
+    growing_steps: int = 1500
     """The number of rays grows from an eighth over so many steps: the first, coarse grids have few voxels and no empty space."""
     seed: int = 0
 
@@ -40,17 +38,23 @@ class GridFieldDataManager(VanillaDataManager):
 
     def create_train_dataset(self):
         dataset = super().create_train_dataset()
+        self.random = np.random.default_rng(self.config.seed)
         self.views = view_cameras(dataset.cameras)
         outputs = self.train_dataparser_outputs
         self.points = _observations(Path(self.config.dataparser.data), outputs.image_filenames, self.views)
         xyz = self.points["xyz"]
         if not len(xyz) and "points3D_xyz" in outputs.metadata:
             xyz = outputs.metadata["points3D_xyz"].numpy().astype(np.float64)
+            rgb = outputs.metadata["points3D_rgb"].numpy() / 255
+            few = self.random.choice(len(xyz), min(len(xyz), 5000), replace=False)
+            xyz, rgb = xyz[few], rgb[few]
             image, point = _nearest_views(xyz, self.views)
             self.points = {"xyz": xyz, "image": image, "point": point, "pixel": np.zeros((0, 2), np.float32),
-                           "rgb": outputs.metadata["points3D_rgb"].numpy() / 255}  # fmt: skip
+                           "rgb": rgb}  # fmt: skip
         dataset.metadata["space_cameras"] = self.views
         dataset.metadata["space_points"] = {key: self.points[key] for key in ("xyz", "rgb", "image", "point")}
+        # only a photograph that is known to see a point tells that there is nothing before it
+        dataset.metadata["sight_lines"] = len(self.points["pixel"]) > 0
         return dataset
 
     def setup_train(self):
@@ -59,7 +63,6 @@ class GridFieldDataManager(VanillaDataManager):
         self.sizes = np.array([image.shape[:2] for image in images])
         self.starts = np.concatenate([[0], np.cumsum(self.sizes.prod(1))])
         self.pixels = np.concatenate([image.reshape(-1, 3) for image in images])
-        self.random = np.random.default_rng(self.config.seed)
         # cameras with lens distortion go through nerfstudio's ray generator
         cameras = dataset.cameras
         distorted = cameras.distortion_params is not None and bool(cameras.distortion_params.any())
@@ -67,6 +70,7 @@ class GridFieldDataManager(VanillaDataManager):
 
     def next_train(self, step: int):
         self.train_count += 1
+        self.random = np.random.default_rng((self.config.seed, step))  # the same rays after an interruption
         rays = int(self.config.train_num_rays_per_batch * 2 ** (3 * min(0.0, step / self.config.growing_steps - 1)))
         pointed = int(rays * self.config.point_rays) if len(self.points["pixel"]) else 0
         flat = self.random.integers(0, self.starts[-1], rays - pointed)
@@ -123,14 +127,17 @@ def view_cameras(cameras) -> Cameras:
 
 def _observations(data: Path, filenames: list[Path], views: Cameras) -> dict[str, np.ndarray]:
     """xyz (P, 3); image, point (K,); pixel (K, 2); distance (K, 2) along the ray, and its tolerance."""
+    from safetensors import safe_open
+
     path = (data if data.is_dir() else data.parent) / OBSERVATIONS
     empty = np.zeros(0, np.int64)
     if not path.is_file():
         return {"xyz": np.zeros((0, 3)), "rgb": np.zeros((0, 3)), "image": empty, "point": empty, "pixel": np.zeros((0, 2)), "distance": np.zeros((0, 2))}
-    with np.load(path, allow_pickle=False) as stored:
-        names, xyz, rgb, image, point, pixel = (stored[key] for key in ("names", "xyz", "rgb", "image", "point", "pixel"))
+    with safe_open(path, "np") as stored:
+        names = json.loads(stored.metadata()["names"])
+        xyz, rgb, image, point, pixel = (stored.get_tensor(key) for key in ("xyz", "rgb", "image", "point", "pixel"))
     order = {name.name: index for index, name in enumerate(filenames)}
-    index = np.array([order.get(str(name), -1) for name in names], np.int64)[image]
+    index = np.array([order.get(name, -1) for name in names], np.int64)[image]
     kept = index >= 0
     index, point, pixel = index[kept], point[kept].astype(np.int64), pixel[kept]
     gap = xyz[point] - views.position[index]

@@ -16,6 +16,8 @@ from omniad_ros.rendering.kernels import BLOCK, FEATURES, SKY_HEIGHT, SKY_WIDTH,
 from omniad_ros.rendering.space import Cameras, Space, contracted, expanded, view_count
 
 SHELL = 0.5
+PARTS = 8
+"""Coverage is known for each eighth of a block."""
 STRIDE = 0.75
 """Samples are this many voxels apart along a ray."""
 SHIFT = math.log(math.expm1(2e-4))
@@ -29,7 +31,8 @@ class Grid:
     """center, half (3,): the core box; shell: width of the outer shell relative to the box; voxel: size of a voxel;
     scale: optical depth a metre of unit density; table (X, Y, Z) int32: block at each place, 0 where there is none;
     density (B * 64,), features (B * 64, C), sky: the learnt values; occupied (B * 64,) uint8: cells worth sampling;
-    visible (B * 64,): greatest weight of each cell in recent renderings; views (B,) uint8: training views that saw it.
+    visible (B * 64,): greatest weight of each cell in recent renderings;
+    views (B, 8) uint8 and toward (B, 8, 3) int8: what `coverage.examine` found.
     """
 
     def __init__(self, center, half, voxel: float, scale: float, table: np.ndarray, sky: np.ndarray | None = None):
@@ -43,7 +46,8 @@ class Grid:
         self.features[:, :3] = 0.5
         self.occupied = np.ones(count * VOXELS, np.uint8)
         self.visible = np.zeros(count * VOXELS, np.float32)
-        self.views = np.zeros(count, np.uint8)
+        self.views = np.zeros((count, PARTS), np.uint8)
+        self.toward = np.zeros((count, PARTS, 3), np.int8)
         self.positions = block_positions(table)
         self.neighbours = _neighbours(table, self.positions)
         self.coarse = _coarse(table)
@@ -58,21 +62,25 @@ class Grid:
         return Grid(space.center, space.half, voxel, 1.0 / finest, table)
 
     def refined(self, space: Space, voxel: float, cameras: Cameras, weight: float, most_blocks: int) -> Grid:
-        """A finer grid where this one is visible, filled from it; coarser than ``voxel`` where it would be too large."""
+        """A finer grid where this one is visible, filled from it; coarser than ``voxel`` where it would be too large;
+        itself where nothing is visible yet."""
         while True:
             keep = np.zeros(_table_shape(self.half, voxel), bool)
             ratio = self.voxel / voxel
             updates.alive_blocks(self.positions, self.visible, self.occupied, weight, ratio, 1.0 + 0.5 * ratio, keep)
-            table = _allowed(space, voxel, cameras, keep)
-            if table.max(initial=0) <= most_blocks:
+            wanted = int(keep.sum())
+            if wanted <= 1.3 * most_blocks:
+                table = _allowed(space, voxel, cameras, keep)
+                wanted = int(table.max(initial=0))
+            if wanted <= most_blocks:
                 break
-            voxel *= 1.15
+            voxel *= max(1.02, min(1.5, (wanted / most_blocks) ** 0.4))
+        if wanted == 0:
+            return self
         grid = Grid(self.center, self.half, voxel, self.scale, table, self.sky)
         grid.density[:] = 0
         grid.features[:] = 0
-        parallel(
-            partial(_resample, self, grid, self.voxel / voxel), len(grid), 512,
-        )  # fmt: skip
+        parallel(partial(_resample, self, grid, self.voxel / voxel), len(grid), 512)
         grid.occupy(1e-3)
         return grid
 
@@ -82,12 +90,24 @@ class Grid:
         threshold = math.log(math.expm1(min(30.0, -math.log1p(-alpha) / thickness))) - SHIFT
         parallel(lambda a, b: updates.occupy(self.neighbours, self.density, self.occupied, a, b, threshold), len(self), 2048)
 
-    def carve(self, origins: np.ndarray, targets: np.ndarray, near: float, lines: int = 3) -> None:
+    def clear(self, positions: np.ndarray, radius: float) -> None:
+        """Empty the balls around the cameras: the robot was there."""
+        from scipy.spatial import cKDTree
+
+        tree = cKDTree(positions)
+        blocks = np.flatnonzero(tree.query(self.block_centers())[0] < radius + 2 * math.sqrt(3) * self.voxel)
+        local = np.stack(np.meshgrid(*[np.arange(BLOCK)] * 3, indexing="ij"), -1).reshape(-1, 3)
+        places = (self.positions[blocks][:, None] * BLOCK + local) * self.voxel - (1 + SHELL) * self.half
+        voxels = self.center + expanded(places.reshape(-1, 3), self.half, SHELL)
+        inside = tree.query(voxels)[0] < radius
+        self.density[(blocks[:, None] * VOXELS + np.arange(VOXELS)).reshape(-1)[inside]] = CARVED
+
+    def carve(self, origins: np.ndarray, targets: np.ndarray, lines: int = 3) -> None:
         """Empty the voxels that sight lines (K, 3) to triangulated points pass: at least ``lines`` of them, and no point near."""
         if not len(origins):
             return
         free = np.zeros(len(self.density), np.uint16)
-        updates.count_free(self.volume(), origins - self.center, targets - self.center, near, 2 * self.voxel, free)
+        updates.count_free(self.volume(), origins - self.center, targets - self.center, 2 * self.voxel, free)
         free[self._around(targets)] = 0
         self.density[free >= lines] = CARVED
 

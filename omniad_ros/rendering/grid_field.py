@@ -9,6 +9,7 @@ import numpy as np
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Camera, Pose
 from omniad_ros.rendering import kernels
+from omniad_ros.rendering.coverage import seen
 from omniad_ros.rendering.grid import STRIDE, Grid
 from omniad_ros.rendering.kernels import FEATURES, VOXELS, parallel
 from omniad_ros.rendering.shading import shade
@@ -16,10 +17,10 @@ from omniad_ros.rendering.views import Rendering
 from omniad_ros.site import read_json, write_atomically, write_json
 
 CHUNK = 1024
-COVERED_OPACITY, COVERED_SPREAD, COVERED_VIEWS = 0.7, 0.05, 3
-"""A pixel is covered where the ray is this opaque, its surface this well placed (relative to the distance), and seen by so many."""
+COVERED_OPACITY, COVERED_SPREAD = 0.7, 0.05
+"""A pixel is covered where the ray is this opaque, its surface this well placed (relative to the distance), and `seen`."""
 
-VERSION = 1
+VERSION = 2
 """To be raised with every change of the kernels' constants: the same numbers would render another picture."""
 
 
@@ -50,36 +51,21 @@ class GridField:
         directions = np.ascontiguousarray((local / length[:, None]) @ pose.rotation.T, np.float32)
         origins = np.ascontiguousarray(np.broadcast_to(pose.translation, directions.shape), np.float32)
         colour, scalar, cell = self.rays(origins, directions)
-        covered = (
-            (scalar[:, 0] > COVERED_OPACITY) & (scalar[:, 2] < COVERED_SPREAD) & (self.grid.views[cell // VOXELS] >= COVERED_VIEWS)
-        )
+        covered = (scalar[:, 0] > COVERED_OPACITY) & (scalar[:, 2] < COVERED_SPREAD) & seen(self.grid, cell, directions)
         depth = np.where(covered, scalar[:, 1] / length, np.nan).astype(np.float32)
         shape = (camera.height, camera.width)
         return Rendering((colour * 255 + 0.5).astype(np.uint8).reshape(*shape, 3), depth.reshape(shape))
 
-    def count_views(self, camera: Camera, poses: list[Pose]) -> None:
-        """Note for each block how many of the poses see a surface in it."""
-        views = np.zeros(len(self.grid), np.int32)
-        local = camera.directions().reshape(-1, 3)
-        local /= np.linalg.norm(local, axis=1, keepdims=True)
-        for pose in poses:
-            directions = np.ascontiguousarray(local @ pose.rotation.T, np.float32)
-            origins = np.ascontiguousarray(np.broadcast_to(pose.translation, directions.shape), np.float32)
-            _, scalar, cell = self.rays(origins, directions)
-            views[np.unique(cell[scalar[:, 0] > 0.5] // VOXELS)] += 1
-        views[0] = 0
-        self.grid.views = np.minimum(views, 255).astype(np.uint8)
-
     def save(self, directory: Path, info: dict) -> None:
-        """Write field.json and weights.safetensors; only voxels that a rendering can touch are kept, as float16."""
+        """Write field.json and weights.safetensors; only voxels that a rendering can touch are kept, as float16 and bytes."""
         from safetensors.numpy import save
 
         grid = self.grid
         kept = _used_voxels(grid)
         tensors = {
             "positions": grid.positions[1:].astype(np.int16), "kept": np.packbits(kept),
-            "density": grid.density[kept].astype(np.float16), "features": grid.features[kept].astype(np.float16),
-            "views": grid.views, "sky": grid.sky, **self.shader,
+            "density": grid.density[kept].astype(np.float16), "views": grid.views, "toward": grid.toward, "sky": grid.sky,
+            **_quantized(grid.features[kept]), **self.shader,
         }  # fmt: skip
         write_atomically(directory / "weights.safetensors", save({k: np.ascontiguousarray(v) for k, v in tensors.items()}))
         write_json(directory / "field.json", {
@@ -101,8 +87,9 @@ class GridField:
             table[tuple(positions.T)] = np.arange(1, len(positions) + 1)
             grid = Grid(info["center"], info["half"], info["voxel"], info["scale"], table, tensors["sky"])
             kept = np.unpackbits(tensors["kept"], count=len(grid) * VOXELS).astype(bool)
-            grid.density[kept], grid.features[kept] = tensors["density"], tensors["features"]
-            grid.views = tensors["views"]
+            grid.density[kept] = tensors["density"]
+            grid.features[kept] = tensors["features"] * tensors["feature_step"] + tensors["feature_low"]
+            grid.views, grid.toward = tensors["views"], tensors["toward"]
             grid.occupy(1e-3)
             shader = {name: tensor for name, tensor in tensors.items() if name.startswith("shader.")}
             return GridField(grid, shader, info["near"])
@@ -110,6 +97,14 @@ class GridField:
             raise
         except Exception as error:
             raise OmniadError(f"{directory} holds no grid field that can be read ({error}); build the site again") from error
+
+
+def _quantized(features: np.ndarray) -> dict[str, np.ndarray]:
+    """Features (n, C) as bytes between their outermost 0.1 percentiles."""
+    low, high = np.percentile(features, [0.1, 99.9], axis=0) if len(features) else np.zeros((2, FEATURES))
+    step = np.maximum(high - low, 1e-6) / 255
+    scaled = np.clip(np.rint((features - low) / step), 0, 255).astype(np.uint8)
+    return {"features": scaled, "feature_low": low.astype(np.float32), "feature_step": step.astype(np.float32)}
 
 
 def _used_voxels(grid: Grid) -> np.ndarray:

@@ -22,6 +22,8 @@ FEATURES = 8
 SAMPLES = 128
 """At most so many samples a ray are kept."""
 SKY_HEIGHT, SKY_WIDTH = 16, 32
+FARTHEST = 100.0
+"""Half sizes of the core box behind which there is only sky."""
 
 Volume = namedtuple(
     "Volume",
@@ -155,15 +157,25 @@ def march(volume, stride, ox, oy, oz, dx, dy, dz, near, jitter, floor, stop, s_c
     vx, vy, vz = dx * inverse, dy * inverse, dz * inverse
     size_x, size_y, size_z = table.shape[0] * 4, table.shape[1] * 4, table.shape[2] * 4
     k = 0
-    outer_steps = int(volume.shell * max(half[0], half[1], half[2]) / step) + 1
+    # a camera outside the core box: what lies before the box is marched with the same step
+    before = leave > enter and enter > near
     inside = leave > enter
     start = enter if inside else near
     if not inside:
         leave = near
-    outer_start = max(leave, 0.25 * min(half[0], half[1], half[2]))
     outer = not inside
+    t_outer, along_outer = leave + jitter * step, leave + jitter * step
     while transmittance > stop and count < s_cell.shape[0]:
-        if not outer:
+        if before:
+            t = near + (k + jitter) * step
+            if t >= enter:
+                before = False
+                k = 0
+                continue
+            cx, cy, cz = contract(half, volume.shell, ox + t * dx, oy + t * dy, oz + t * dz)
+            gx, gy, gz = cx * inverse + bx, cy * inverse + by, cz * inverse + bz
+            along = t
+        elif not outer:
             t = start + (k + jitter) * step
             if t >= leave:
                 outer = True
@@ -172,15 +184,20 @@ def march(volume, stride, ox, oy, oz, dx, dy, dz, near, jitter, floor, stop, s_c
             gx, gy, gz = (ox * inverse + bx) + t * vx, (oy * inverse + by) + t * vy, (oz * inverse + bz) + t * vz
             along = t
         else:
-            if k >= outer_steps:
+            t, along = t_outer, along_outer
+            x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+            nx, ny, nz = abs(x) / half[0], abs(y) / half[1], abs(z) / half[2]
+            n = max(1.0, nx, ny, nz)
+            if n > FARTHEST:
                 break
-            t = outer_start / (1.0 - (k + jitter) / outer_steps) if k + jitter < outer_steps - 1e-3 else 1e4 * outer_start
-            along = leave + (k + jitter) * step
-            if t < leave:
-                k += 1
-                continue
-            cx, cy, cz = contract(half, volume.shell, ox + t * dx, oy + t * dy, oz + t * dz)
-            gx, gy, gz = cx * inverse + bx, cy * inverse + by, cz * inverse + bz
+            # equal steps in contracted space, where a voxel has its size: d(x f(n)) / dt with f as in `contract`
+            growth = (dx * x if nx == n else 0.0) / (half[0] * half[0]) + (dy * y if ny == n else 0.0) / (half[1] * half[1])
+            growth = (growth + (dz * z if nz == n else 0.0) / (half[2] * half[2])) / n
+            f = (1.0 + volume.shell * (1.0 - 1.0 / n)) / n
+            slope = growth * (2.0 * volume.shell / n - 1.0 - volume.shell) / (n * n)
+            rate = math.sqrt((dx * f + x * slope) ** 2 + (dy * f + y * slope) ** 2 + (dz * f + z * slope) ** 2)
+            t_outer, along_outer = t + step / max(rate, 1e-9), along + step
+            gx, gy, gz = x * f * inverse + bx, y * f * inverse + by, z * f * inverse + bz
         ix, iy, iz = int(gx), int(gy), int(gz)
         if ix < 0 or iy < 0 or iz < 0 or ix >= size_x or iy >= size_y or iz >= size_z:
             k += 1
@@ -194,7 +211,7 @@ def march(volume, stride, ox, oy, oz, dx, dy, dz, near, jitter, floor, stop, s_c
             if block == 0:
                 bits = 2
         if bits > 0:
-            if outer:
+            if outer or before:
                 k += 1
                 continue
             # leave the empty cube: distance to its far faces

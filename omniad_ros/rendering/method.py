@@ -10,7 +10,7 @@ from nerfstudio.plugins.types import MethodSpecification
 from omniad_ros.rendering.datamanager import GridFieldDataManagerConfig
 from omniad_ros.rendering.model import GridFieldModelConfig, SparseAdamConfig
 
-STEPS = 3000
+STEPS = 2500
 
 
 def _decay(final: float) -> ExponentialDecaySchedulerConfig:

@@ -18,8 +18,11 @@ from omniad_ros.rendering.grid import STRIDE, Grid
 from omniad_ros.rendering.kernels import FEATURES, SAMPLES, parallel
 from omniad_ros.rendering.shading import DIRECTION, HIDDEN, harmonics
 from omniad_ros.rendering.space import Cameras, survey_space
+from omniad_ros.rendering.trainer import rebind
 
 CHUNK = 256
+FOG = 2e-4
+"""Opacity a sample below which cells are skipped at first: what begins as thin fog may yet become a surface."""
 
 
 class March(torch.autograd.Function):
@@ -59,10 +62,22 @@ class GridModule(nn.Module):
 
     def set_grid(self, grid: Grid) -> None:
         self.grid = grid
+        # what `_load_from_state_dict` needs to make a grid of the same shape
+        self.register_buffer("positions", torch.from_numpy(grid.positions))
+        self.register_buffer("visible", torch.from_numpy(grid.visible))
+        self.register_buffer("frame", torch.from_numpy(np.array([*grid.center, *grid.half, grid.voxel, grid.scale, *grid.table.shape])))
         self.density, self.features, self.sky = (self._shared(a) for a in (grid.density, grid.features, grid.sky))
         self.touched = np.zeros(len(grid), np.uint8)
         self.density.touched = self.features.touched = self.touched
         self.features.rate = 0.2
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        positions, frame = state_dict[prefix + "positions"].numpy(), state_dict[prefix + "frame"].double().numpy()
+        table = np.zeros(frame[8:].astype(int), np.int32)
+        table[tuple(positions[1:].T)] = np.arange(1, len(positions))
+        self.set_grid(Grid(frame[:3], frame[3:6], frame[6], frame[7], table))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.grid.occupy(FOG)
 
     @staticmethod
     def _shared(array: np.ndarray) -> nn.Parameter:
@@ -135,7 +150,7 @@ class GridFieldModelConfig(ModelConfig):
     """Voxels along the longest side of the core box at first."""
     milestones: tuple[float, ...] = (0.125, 0.275, 0.5)
     """Fractions of the training at which the grid is refined."""
-    steps: int = 3000
+    steps: int = 2500
     """Length of the training that ``milestones`` refer to (set to max_num_iterations by the trainer)."""
     most_blocks: int = 60000
     """Memory bound: blocks of 64 voxels."""
@@ -143,6 +158,8 @@ class GridFieldModelConfig(ModelConfig):
     """Weight of the distortion loss."""
     depth: float = 0.2
     """Weight of the loss on rays that end at a triangulated point."""
+    opacity: float = 0.01
+    """Weight of the loss on what shines through: without it, far walls of little texture stay holes before the sky."""
     smooth_density: float = 0.0
     smooth_features: float = 0.0
     """Share by which touched voxels move towards their neighbours after each step."""
@@ -151,7 +168,7 @@ class GridFieldModelConfig(ModelConfig):
 
 
 class GridFieldModel(Model):
-    """nerfstudio model; needs ``metadata['cameras']`` and ``metadata['sparse']`` from `GridFieldDataManager`."""
+    """nerfstudio model; needs the metadata that `GridFieldDataManager` gives to its training dataset."""
 
     config: GridFieldModelConfig
 
@@ -162,7 +179,8 @@ class GridFieldModel(Model):
         self.points = metadata["space_points"]
         xyz, image, point = (self.points[key] for key in ("xyz", "image", "point"))
         self.space = survey_space(self.cameras, xyz, image, point)
-        self.sight_lines = self.cameras.position[image], xyz[point]
+        lines = slice(None) if metadata["sight_lines"] else slice(0)
+        self.sight_lines = self.cameras.position[image[lines]], xyz[point[lines]]
         self.finest = self.config.voxel_pixels * self.space.footprint
         first = 2 * float(self.space.half.max()) / self.config.coarsest
         last = min(self.finest, first)
@@ -170,15 +188,27 @@ class GridFieldModel(Model):
         self.voxels = [first * (last / first) ** (i / stages) for i in range(stages + 1)]
         grid = Grid.create(self.space, first, self.finest, self.cameras)
         grid.seed(xyz, self.points["rgb"])
-        grid.carve(*self.sight_lines, self.space.near)
+        self.empty(grid)
         grid.occupy(1e-5)
         self.field = GridModule(grid, self.space.distance)
         self.shader = nn.Sequential(nn.Linear(FEATURES + DIRECTION, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 3))
         nn.init.zeros_(self.shader[2].weight)
         nn.init.zeros_(self.shader[2].bias)
         self.log_exposure = nn.Parameter(torch.zeros(self.num_train_data, 3))
-        self.stage = 0
+        self.register_buffer("stage", torch.zeros((), dtype=torch.int64))
         self.random = np.random.default_rng(0)
+
+    def empty(self, grid: Grid) -> None:
+        """Remove matter where the photographs prove that there is none."""
+        grid.carve(*self.sight_lines)
+        grid.clear(self.cameras.position, self.space.near)
+
+    def finish(self) -> Grid:
+        """The grid to keep: without what no photograph shows."""
+        grid = self.field.grid.refined(self.space, self.field.grid.voxel, self.cameras, 0.003, len(self.field.grid))
+        self.empty(grid)
+        grid.occupy(1e-3)
+        return grid
 
     def get_param_groups(self):
         return {
@@ -194,23 +224,20 @@ class GridFieldModel(Model):
         self.field.smooth(self.config.smooth_density, self.config.smooth_features)
         self.field.touched[:] = 0
         done = (step + 1) / self.config.steps
-        if self.stage < len(self.config.milestones) and done >= self.config.milestones[self.stage]:
+        stage = int(self.stage)
+        if stage < len(self.config.milestones) and done >= self.config.milestones[stage]:
             self.stage += 1
-            self.refine(self.voxels[self.stage], optimizers)
-        elif (step + 1) % 64 == 0 and (self.stage > 0 or done > 0.6 * self.config.milestones[0]):
-            self.field.grid.occupy(1e-3)
+            self.refine(self.voxels[stage + 1], optimizers)
+        elif (step + 1) % 64 == 0 and (stage > 0 or done > 0.6 * self.config.milestones[0]):
+            self.field.grid.occupy(1e-3 if stage > 0 else FOG)
             self.field.grid.visible *= 0.7
 
     def refine(self, voxel: float, optimizers) -> None:
-        grid = self.field.grid.refined(self.space, voxel, self.cameras, 0.01, self.config.most_blocks)
-        grid.carve(*self.sight_lines, self.space.near)
+        grid = self.field.grid.refined(self.space, voxel, self.cameras, 0.005, self.config.most_blocks)
+        self.empty(grid)
         grid.occupy(1e-3)
         self.field.set_grid(grid)
-        for name, parameters in self.get_param_groups().items():
-            if name in ("grid", "sky"):
-                optimizers.optimizers[name].param_groups[0]["params"] = parameters
-                optimizers.optimizers[name].state.clear()
-                optimizers.parameters[name] = parameters
+        rebind(optimizers, self.get_param_groups())
 
     def get_outputs(self, ray_bundle: RayBundle):
         origins = np.ascontiguousarray(ray_bundle.origins.numpy(), np.float32).reshape(-1, 3)
@@ -221,7 +248,7 @@ class GridFieldModel(Model):
         target[:, 1] = np.maximum(target[:, 1], 1.5 * self.field.grid.voxel)
         near = np.full(rays, self.space.near, np.float32)
         jitter = self.random.random(rays, np.float32) if self.training else np.full(rays, 0.5, np.float32)
-        floor = (1e-5, 1e-4, 3e-4, 1e-3)[min(self.stage, 3)]
+        floor = (1e-5, 1e-4, 3e-4, 1e-3)[min(int(self.stage), 3)]
         module = self.field
         feature, scalar = March.apply(
             module.density, module.features, module.sky, module, origins, directions, near, jitter, target, floor
@@ -230,7 +257,7 @@ class GridFieldModel(Model):
         rgb = feature[:, :3] + self.shader(torch.cat([feature, encoded], 1))
         if self.training:
             rgb = rgb * torch.exp(self.log_exposure[ray_bundle.camera_indices.reshape(-1)])
-        return {"rgb": rgb, "accumulation": scalar[:, :1], "depth": scalar[:, 1:2], "distortion": scalar[:, 2], "misplaced": scalar[:, 3]}
+        return {"rgb": rgb, "accumulation": scalar[:, :1], "depth": scalar[:, 1:2], "distortion": scalar[:, 2], "misplaced": scalar[:, 3], "opacity": scalar[:, 0]}
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:
         rgb = batch["image"].to(outputs["rgb"])
@@ -238,6 +265,7 @@ class GridFieldModel(Model):
             "rgb": nn.functional.mse_loss(outputs["rgb"], rgb),
             "distortion": self.config.distortion * outputs["distortion"].mean(),
             "depth": self.config.depth * outputs["misplaced"].mean(),
+            "open": self.config.opacity * (1 - outputs["opacity"]).mean(),
             "exposure": self.config.exposure * (self.log_exposure.mean(0) ** 2).sum() + 1e-4 * (self.log_exposure**2).mean(),
         }
 

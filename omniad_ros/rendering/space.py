@@ -9,6 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+OBSERVATIONS = "observations.safetensors"
+"""In a dataset for training, beside transforms.json: triangulated points, and where the photographs see them."""
+
+
+CLOSE_SHARE = 25
+"""Percentile of the distances at which photographs see points that is the typical distance."""
+
 
 @dataclass(frozen=True)
 class Cameras:
@@ -43,14 +50,16 @@ def survey_space(cameras: Cameras, xyz: np.ndarray, image: np.ndarray, point: np
     Works from the cameras alone where there are fewer than 50 points.
     """
     low, high = cameras.position.min(0), cameras.position.max(0)
-    offset = np.einsum("ki,ki->k", xyz[point] - cameras.position[image], cameras.forward[image]) if len(point) else np.zeros(0)
-    offset = offset[offset > 0]
-    if len(xyz) >= 50 and len(offset) >= 100:
-        distance = float(np.median(offset))
-        near = 0.5 * float(np.percentile(offset, 1))
-        gap = np.min([np.linalg.norm(xyz - p, axis=1) for p in cameras.position[:: max(1, len(cameras.position) // 64)]], axis=0)
-        close = xyz[gap < 3 * distance]
-        low, high = np.minimum(low, np.percentile(close, 0.5, axis=0)), np.maximum(high, np.percentile(close, 99.5, axis=0))
+    gap = np.linalg.norm(xyz[point] - cameras.position[image], axis=1) if len(point) else np.zeros(0)
+    if len(xyz) >= 50 and len(gap) >= 100:
+        closest = np.full(len(xyz), np.inf)
+        np.minimum.at(closest, point, gap)
+        seen = np.isfinite(closest)
+        # the core is what is seen from close by; what is only seen from afar needs no small voxels
+        distance = float(np.percentile(gap, CLOSE_SHARE))
+        near = 0.5 * float(np.percentile(gap, 0.5))
+        core = xyz[seen & (closest < 1.6 * distance)]
+        low, high = np.minimum(low, np.percentile(core, 1, axis=0)), np.maximum(high, np.percentile(core, 99, axis=0))
         margin = 0.05 * distance
     else:
         focus, distance = _focus(cameras)
@@ -61,6 +70,8 @@ def survey_space(cameras: Cameras, xyz: np.ndarray, image: np.ndarray, point: np
             low, high = np.minimum(low, focus - 0.5 * distance), np.maximum(high, focus + 0.5 * distance)
             margin = 0.1 * distance
     half = np.maximum(0.5 * (high - low) + margin, 0.1 * distance)
+    # flat cores would squeeze what stands above them
+    half = np.maximum(half, 0.5 * half.max())
     focal = float(np.median(cameras.intrinsics[:, 0]))
     return Space(0.5 * (low + high), half, distance, max(near, 0.02 * distance), distance / focal)
 

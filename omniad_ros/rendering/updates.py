@@ -116,9 +116,9 @@ def resample(table, neighbours, density, features, positions, ratio, start, end,
 
 
 @compiled
-def count_free(volume, origins, targets, near, margin, free):
+def count_free(volume, origins, targets, margin, free):
     """Count in ``free`` (V,) uint16 the sight lines through each voxel: from origins (K, 3) towards targets (K, 3), both
-    relative to the centre, beginning at ``near`` and ending ``margin`` (at least, or 3 % of the distance) before."""
+    relative to the centre, ending ``margin`` (at least, or 3 % of the distance) before."""
     inverse = 1.0 / volume.voxel
     bx = (1 + volume.shell) * volume.half[0] * inverse + 0.5
     by = (1 + volume.shell) * volume.half[1] * inverse + 0.5
@@ -126,9 +126,14 @@ def count_free(volume, origins, targets, near, margin, free):
     for k in range(origins.shape[0]):
         dx, dy, dz = targets[k, 0] - origins[k, 0], targets[k, 1] - origins[k, 1], targets[k, 2] - origins[k, 2]
         distance = math.sqrt(dx * dx + dy * dy + dz * dz)
-        end = distance - max(margin, 0.03 * distance)
+        n = 1.0
+        for axis in range(3):
+            n = max(n, abs(targets[k, axis]) / volume.half[axis])
+        # voxels of the outer shell are longer away from the centre
+        deep = 2 * volume.voxel * n * n / volume.shell if n > 1 else 0.0
+        end = distance - max(margin, 0.03 * distance, deep)
         last = -1
-        t = near
+        t = 0.0
         while t < end:
             s = t / distance
             cx, cy, cz = contract(volume.half, volume.shell, origins[k, 0] + s * dx, origins[k, 1] + s * dy, origins[k, 2] + s * dz)

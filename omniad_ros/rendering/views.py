@@ -32,6 +32,35 @@ class Field(Protocol):
         ...
 
 
+STILL_PIXELS = 0.2
+"""A camera that moved the picture by less stands still."""
+
+
+class StillField:
+    """A field that gives its last rendering again while the camera stands still, as a robot does much of its time."""
+
+    def __init__(self, field: Field):
+        self.field = field
+        self.last: tuple[Camera, Pose, Rendering] | None = None
+
+    def render(self, camera: Camera, pose: Pose) -> Rendering:
+        """See `Field.render`."""
+        last = self.last
+        if last is None or last[0] != camera or _moved_pixels(*last, pose) > STILL_PIXELS:
+            last = self.last = camera, pose, self.field.render(camera, pose)
+        return last[2]
+
+
+def _moved_pixels(camera: Camera, before: Pose, rendering: Rendering, now: Pose) -> float:
+    """By how many pixels, at most, the picture moves between two poses; infinite where no depth is known."""
+    step = before.inverse() @ now
+    angle, shift = np.linalg.norm(Rotation.from_matrix(step.rotation).as_rotvec()), np.linalg.norm(step.translation)
+    depth = rendering.depth[np.isfinite(rendering.depth)]
+    if shift > 0 and not len(depth):
+        return np.inf
+    return float(camera.fx * (angle + (shift / np.percentile(depth, 1) if shift > 0 else 0.0)))
+
+
 def novel_poses(images: PosedImages, count: int, seed: int) -> list[Pose]:
     """Poses between and around the survey's (INV of OmniAD, arXiv 2406.18012).
 
