@@ -35,7 +35,7 @@ from omniad_ros.site import PosedImages, read_json, write_json, write_transforms
 
 MODEL, FEATURES, LOOKS = "sfm", "features.h5", "global-features.h5"
 MIN_IMAGES = 3
-MIN_SHARE, MIN_POINTS = 0.25, 10
+MIN_SHARE, MIN_POINTS = 0.25, 20
 """A survey is refused of which a smaller share can be registered; an image counts from so many points on that it sees."""
 
 
@@ -201,11 +201,22 @@ class _Workshop:
     def _completed(self, model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
         """Triangulate again at a model's poses, now with points that only two images saw, and adjust all together."""
         if not self.known:
-            self.cameras = [colmap.camera_of(model.cameras[i]) if i in model.cameras else c for i, c in enumerate(self.cameras, 1)]
+            # few matches may send a focal length anywhere, even below zero: the guess is better then
+            found = {i: c for i, c in model.cameras.items() if _possible(c)}
+            self.cameras = [colmap.camera_of(found[i]) if i in found else c for i, c in enumerate(self.cameras, 1)]
         poses = [colmap.pose_of(model.images[i + 1]) if i + 1 in model.reg_image_ids() else None for i in range(len(self.survey))]
         model = self._triangulated(poses)
         colmap.adjust(model, self.known)
+        if not self.known:
+            self._drop_impossible(model)
         return model
+
+    def _drop_impossible(self, model: pycolmap.Reconstruction) -> None:
+        """Images whose focal length went below zero or beyond all lenses are no part of the map."""
+        for image_id in list(model.reg_image_ids()):
+            camera = model.cameras[model.images[image_id].camera_id]
+            if not _possible(camera):
+                model.deregister_frame(model.images[image_id].frame_id)
 
     def _triangulated(self, poses: Sequence[Pose | None]) -> pycolmap.Reconstruction:
         model = colmap.empty_model(self.cameras, self.survey.names, poses)
@@ -239,6 +250,10 @@ class _Workshop:
 
     def _upright(self, model: pycolmap.Reconstruction, registered: Sequence[int]) -> Similarity:
         return upright([colmap.pose_of(model.images[i]) for i in registered], np.array([p.xyz for p in model.points3D.values()]))
+
+
+def _possible(camera: pycolmap.Camera) -> bool:
+    return 0.1 < camera.mean_focal_length() / max(camera.width, camera.height) < 10.0
 
 
 def _borne_out(model: pycolmap.Reconstruction) -> int:
