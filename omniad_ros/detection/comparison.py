@@ -198,7 +198,7 @@ def fit(
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
-            if step >= 0.9 * steps:
+            if step >= int(0.9 * steps):
                 late.append(loss.item())
             progress((step + 1) / steps, f"comparison: loss {loss.item():.3f}")
     return float(np.mean(late)) if late else float("nan")
