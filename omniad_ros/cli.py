@@ -132,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="where heatmaps, masks and the report go"
     )
+    inspect.add_argument(
+        "--independent", action="store_true", help="judge each frame alone, without evidence from the frames before it"
+    )
     _bag_arguments(inspect)
 
     run = command("run", run_run, "start the inspector and the renderer as ROS 2 processes (like inspect.launch.py)")
@@ -263,7 +266,8 @@ def run_inspect(options: argparse.Namespace) -> None:
 
     bag = BagOptions(options.image, options.camera_info, options.odom)
     with ProgressBar() as progress:
-        inspect_images(options.site, options.images, options.out, progress, InspectOptions(bag=bag))
+        chosen = InspectOptions(independent=options.independent, bag=bag)
+        inspect_images(options.site, options.images, options.out, progress, chosen)
     print(f"Report: {options.out / 'index.html'}")
 
 

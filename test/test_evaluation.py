@@ -278,13 +278,15 @@ def test_a_patrol_is_scored_in_the_simulators_world(tmp_path):
     mask[:10, :10] = 255
     truth = {float(i): TrueFrame(turn @ POSES[i], mask) for i in range(4)}
     ms = {"localize": 100.0, "total": 400.0}
-    records = [RecordedFrame(float(i), alignment.pose(turn @ POSES[i]), (mask[::2, ::2] > 0) * 0.9, "ok", ms) for i in range(3)]
-    records.append(RecordedFrame(3.0, None, None, "lost", ms))
+    marked = (mask[::2, ::2] > 0) * 0.9
+    records = [RecordedFrame(float(i), alignment.pose(turn @ POSES[i]), marked, marked * (i != 1), "ok", ms) for i in range(3)]
+    records.append(RecordedFrame(3.0, None, None, None, "lost", ms))
     score = score_patrol(records, tracks, PatrolTruth(alignment, truth, anomalies), 0.5)
     assert (score["planted"], score["found"], score["false_tracks"]) == (3, 2, 1)
     assert [row["found"] for row in score["anomalies"]] == [True, True, False]
     assert score["place_error_m"] == pytest.approx(0.175, abs=0.03)
     assert score["pixel"]["recall"] == pytest.approx(0.75, abs=0.05) and score["localization"]["success"] == 0.75
+    assert score["pixel_independent"]["recall"] == pytest.approx(0.5, abs=0.05)  # one frame alone showed nothing
     assert score["states"] == {"ok": 3, "lost": 1} and score["ms"]["total"] == 400
     assert "2 of 3" in evaluation.format_score(score)
 

@@ -73,11 +73,13 @@ class TrueFrame:
 
 @dataclass(frozen=True)
 class RecordedFrame:
-    """What the inspector said of one frame: refined map_from_camera or None, heatmap (H, W) or None where lost."""
+    """What the inspector said of one frame: refined map_from_camera or None; heatmap (H, W) or None where lost; independent: the
+    same from this frame alone."""
 
     stamp: float
     pose: Pose | None
     heatmap: np.ndarray | None
+    independent: np.ndarray | None
     state: str
     ms: dict[str, float]
 
@@ -120,10 +122,10 @@ def score_patrol(frames: Iterable[RecordedFrame], tracks: Sequence, truth: Patro
     track is a confirmed one farther than 0.5 m from every place, in the same measure.
 
     Returns ``{"planted", "found", "false_tracks", "place_error_m", "pixel": {"auroc", "aupro", "max_f1", "f1", "precision",
-    "recall"}, "localization": {"success", "median_m", "median_deg"}, "ms": {stage: median}, "frames", "states": {state: count},
+    "recall"}, "pixel_independent": the same of each frame alone, "localization": {"success", "median_m", "median_deg"}, "ms": {stage: median}, "frames", "states": {state: count},
     "anomalies": [{"name", "kind", "found", "track", "distance_m"}]}``.
     """
-    meter, errors, states = PixelMeter(threshold), [], {}
+    meter, alone, errors, states = PixelMeter(threshold), PixelMeter(threshold), [], {}
     ms: dict[str, list[float]] = {stage: [] for stage in STAGES}
     scored = 0
     for frame in frames:
@@ -137,6 +139,7 @@ def score_patrol(frames: Iterable[RecordedFrame], tracks: Sequence, truth: Patro
         scored += 1
         mask = np.asarray(true.mask) > 0
         meter.add(_as_large_as(frame.heatmap, mask), mask)
+        alone.add(_as_large_as(frame.independent, mask), mask)
         if frame.pose is not None:
             errors.append(frame.pose.distance(truth.map_from_world.pose(true.pose)))
     confirmed = [track for track in tracks if track.confirmed]
@@ -150,6 +153,7 @@ def score_patrol(frames: Iterable[RecordedFrame], tracks: Sequence, truth: Patro
         "false_tracks": len(false),
         "place_error_m": _rounded(np.median(distances)) if distances else None,
         "pixel": {key: _rounded(value) for key, value in meter.result().items()},
+        "pixel_independent": {key: _rounded(value) for key, value in alone.result().items()},
         "localization": {
             "success": _rounded(sum(within) / scored) if scored else None,
             "median_m": _rounded(np.median([m for m, _ in errors])) if errors else None,
@@ -168,13 +172,14 @@ def format_score(metrics: dict) -> str:
     def show(value, form: str, unit: str = "") -> str:
         return "-" if value is None else f"{value:{form}}{unit}"
 
-    pixel, localization = metrics["pixel"], metrics["localization"]
+    pixel, alone, localization = metrics["pixel"], metrics["pixel_independent"], metrics["localization"]
     lines = [
         ("planted anomalies found", f"{metrics['found']} of {metrics['planted']}"),
         ("false tracks", str(metrics["false_tracks"])),
         ("place error (median)", show(metrics["place_error_m"], ".2f", " m")),
         ("pixel AUROC", show(pixel["auroc"], ".3f")),
-        ("pixel F1 at the threshold (best)", f"{show(pixel['f1'], '.2f')} ({show(pixel['max_f1'], '.2f')})"),
+        ("pixel F1 at the threshold (best)", f"{show(pixel['f1'], '.3f')} ({show(pixel['max_f1'], '.3f')})"),
+        ("  without evidence from other frames", f"{show(alone['f1'], '.3f')} ({show(alone['max_f1'], '.3f')})"),
         ("localization within 5 cm and 2 degrees", show(localization["success"], ".1%")),
         ("localization error (median)", f"{show(localization['median_m'], '.3f', ' m')}, {show(localization['median_deg'], '.2f', ' deg')}"),
         *((f"{stage}, milliseconds", f"{value:.0f}") for stage, value in metrics["ms"].items()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,11 +18,15 @@ from omniad_ros.nodes.managed import OUTPUT, STREAM
 from omniad_ros.nodes.participant import Participant
 from omniad_ros.nodes.sim_robot import camera_parameters
 
+HEATMAPS, INDEPENDENT, PICTURES = "heatmaps", "heatmaps_independent", "pictures"
+"""Folders that a recorded patrol has."""
+
 
 class PatrolListener:
     """Subscribes to the inspector and the robot while the ``with`` block lasts; `spin` from one thread.
 
-    Heatmaps go to ``out/heatmaps/<stamp>.png`` (16 bits), overlays to ``out/pictures/<stamp>.jpg``, no side longer than given.
+    Heatmaps go to ``out/heatmaps/<stamp>.png`` and ``out/heatmaps_independent/<stamp>.png`` (16 bits), overlays to
+    ``out/pictures/<stamp>.jpg``, no side longer than given.
     """
 
     def __init__(self, environment: Mapping[str, str], out: Path, heatmap_side: int, picture_side: int):
@@ -38,7 +43,9 @@ class PatrolListener:
     def __enter__(self) -> PatrolListener:
         self._participant = Participant("patrol_listener", self._environment)
         for kind, topic, take, qos in (
-            (Image, "heatmap", self._take_heatmap, OUTPUT), (Image, "overlay", self._take_overlay, OUTPUT),
+            (Image, "heatmap", partial(self._take_heatmap, HEATMAPS), OUTPUT),
+            (Image, "heatmap_independent", partial(self._take_heatmap, INDEPENDENT), OUTPUT),
+            (Image, "overlay", self._take_overlay, OUTPUT),
             (PoseWithCovarianceStamped, "pose", self._take_pose, OUTPUT), (Odometry, "odom", self._take_odometry, STREAM),
             (DiagnosticArray, "/diagnostics", self._take_diagnostics, OUTPUT),
         ):  # fmt: skip
@@ -72,14 +79,14 @@ class PatrolListener:
             if stamp in self._odometry
         ]
 
-    def _take_heatmap(self, message: Image) -> None:
+    def _take_heatmap(self, folder: str, message: Image) -> None:
         heatmap = messages.depth_from_image(message)
         data = np.round(np.clip(shrunk(heatmap, self._heatmap_side), 0, 1) * 65535).astype(np.uint16)
-        cv2.imwrite(str(self._out / "heatmaps" / f"{messages.check_stamp(message.header)}.png"), data)
+        cv2.imwrite(str(self._out / folder / f"{messages.check_stamp(message.header)}.png"), data)
 
     def _take_overlay(self, message: Image) -> None:
         picture = shrunk(messages.image_to_rgb(message), self._picture_side)
-        path = self._out / "pictures" / f"{messages.check_stamp(message.header)}.jpg"
+        path = self._out / PICTURES / f"{messages.check_stamp(message.header)}.jpg"
         cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
 
     def _take_pose(self, message: PoseWithCovarianceStamped) -> None:

@@ -39,12 +39,12 @@ def run_patrol(
 
     robot, inspector: further parameters of the nodes. Raises OmniadError where a process ends before the patrol does.
     """
-    from omniad_ros.nodes.listening import PatrolListener
+    from omniad_ros.nodes.listening import HEATMAPS, INDEPENDENT, PICTURES, PatrolListener
     from omniad_ros.nodes.sim_robot import camera_parameters
 
     out = Path(out)
-    (out / "heatmaps").mkdir(parents=True)
-    (out / "pictures").mkdir()
+    for folder in (HEATMAPS, INDEPENDENT, PICTURES):
+        (out / folder).mkdir(parents=True)
     site = str(Path(site_path).resolve())
     environment = processes.private_environment()
     truth, state = str((out / TRUTH).resolve()), str((out / TRACKS).resolve())
@@ -113,14 +113,17 @@ class Patrol:
     @property
     def frames(self) -> Iterator[RecordedFrame]:
         """The frames, with heatmaps read one after the other."""
+        from omniad_ros.nodes.listening import HEATMAPS, INDEPENDENT
+
         for frame in self.record["frames"]:
             pose = None if frame["pose"] is None else Pose.from_matrix(np.array(frame["pose"]))
-            yield RecordedFrame(frame["stamp"] / 1e9, pose, self._heatmap(frame), frame["state"], frame["ms"])
+            heatmaps = self._heatmap(HEATMAPS, frame), self._heatmap(INDEPENDENT, frame)
+            yield RecordedFrame(frame["stamp"] / 1e9, pose, *heatmaps, frame["state"], frame["ms"])
 
-    def _heatmap(self, frame: dict) -> np.ndarray | None:
+    def _heatmap(self, folder: str, frame: dict) -> np.ndarray | None:
         if frame["state"] == "lost":
             return None
-        heatmap = cv2.imread(str(self.folder / "heatmaps" / f"{frame['stamp']}.png"), cv2.IMREAD_UNCHANGED)
+        heatmap = cv2.imread(str(self.folder / folder / f"{frame['stamp']}.png"), cv2.IMREAD_UNCHANGED)
         return None if heatmap is None else heatmap.astype(np.float32) / 65535
 
     def report(self, site: Site, metrics: dict):
