@@ -28,7 +28,9 @@ class BuildOptions:
     which the field and the detector are trained; holdout: one of how many mapped images the field does not see, so
     that the detector meets honest renderings; novel_views: how many INV views are synthesised; detector: (name, value) changes to
     `DetectorOptions`; seed: of everything random; nerfstudio_run: directory of a finished nerfstudio run on the survey's
-    images, whose field is taken over instead of training one (its config.yml and checkpoint can run code: only your own).
+    images, whose field is taken over instead of training one (its config.yml and checkpoint can run code: only your own);
+    features: of the map, by name (`mapping.named_source`); distance: fields of `mapping.KnownDistance`, pixels in the survey's
+    images as they were given, for a length that makes the map metric; None to trust the survey's poses.
     """
 
     field: str = "grid-field"
@@ -39,6 +41,8 @@ class BuildOptions:
     detector: tuple[tuple[str, object], ...] = ()
     seed: int = 0
     nerfstudio_run: str = ""
+    features: str = "sift"
+    distance: tuple | None = None
 
 
 def build_site(
@@ -55,6 +59,7 @@ def build_site(
     progress(0.0, "reading the survey")
     _check_field(options)
     source = read_survey(Path(survey))
+    map_options = _map_options(source, options)
     identity = f"{fingerprint(source)} {sorted(asdict(options).items())}"
     existed, started_here = out.exists(), not (out / "site.json").is_file()
     if started_here:
@@ -62,7 +67,7 @@ def build_site(
     site = Site.create(out, identity)
     try:
         _survey_stage(site, source, part(progress, 0.0, 0.05))
-        _map_stage(site, part(progress, 0.05, 0.25))
+        _map_stage(site, map_options, part(progress, 0.05, 0.25))
         _radiance_stage(site, options, part(progress, 0.25, 0.65))
         _detector_stage(site, options, part(progress, 0.65, 1.0))
     except OmniadError:
@@ -85,14 +90,26 @@ def _survey_stage(site: Site, source, progress: Progress) -> None:
         info |= {"images": len(images), "odometry": odometry, "camera_from": source.camera_from}
 
 
-def _map_stage(site: Site, progress: Progress) -> None:
-    from omniad_ros.mapping import MapOptions, build_map
+def _map_options(source, options: BuildOptions):
+    """How the map is to be made; what cannot be is refused before anything is written."""
+    from omniad_ros.mapping import KnownDistance, MapOptions, check_distance, named_source
+    from omniad_ros.survey import written_pixel
+
+    distance = None
+    if options.distance is not None:
+        images, metres, pixels = options.distance
+        distance = KnownDistance(images, metres, pixels and tuple(written_pixel(source, pixel) for pixel in pixels))
+        check_distance(distance, source.names)
+    return MapOptions(named_source(options.features), refine_focal=source.camera_from != "file", distance=distance)
+
+
+def _map_stage(site: Site, options, progress: Progress) -> None:
+    from omniad_ros.mapping import build_map
 
     if site.has("map"):
         return
     info: dict = {}
     with site.stage("map", info) as work, _timed(info):
-        options = MapOptions(refine_focal=site.info("survey")["camera_from"] != "file")
         info |= build_map(site.survey, work, progress, options)
 
 

@@ -192,6 +192,36 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
         help="take over the field of a finished nerfstudio run on these images; its files can run code, so only your own",
     )
     parser.add_argument(
+        "--features",
+        metavar="NAME",
+        default="sift",
+        help="local features of the map: sift, or hloc/EXTRACTOR/MATCHER[/RETRIEVAL] by hloc's names, "
+        "e.g. hloc/superpoint_max/superpoint+lightglue/netvlad (%(default)s)",
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--baseline",
+        nargs=3,
+        metavar=("IMAGE", "IMAGE", "METRES"),
+        help="distance between the cameras of two survey images, where no odometry gives the map its scale",
+    )
+    length.add_argument(
+        "--distance",
+        nargs=7,
+        metavar=("IMAGE", "U", "V", "IMAGE", "U", "V", "METRES"),
+        help="the same between what two pixels of survey images show",
+    )
+    parser.add_argument(
+        "--teacher",
+        metavar="NAME",
+        help="backbone of the detector's teacher: resnext50_32x4d, wide_resnet50_2, resnet34, resnet18, or compact, the bundled one "
+        "(default: ImageNet weights where torch's cache has them, else compact)",
+    )
+    parser.add_argument("--teacher-weights", type=Path, metavar="FILE", help="the teacher's weights (torchvision's .pth, or safetensors)")
+    parser.add_argument(
+        "--plain", action="store_true", help="reverse distillation as published: no attention, novel views or reference comparison"
+    )
+    parser.add_argument(
         "--longest-side", type=int, default=320, help="pixels at which field and detector are trained (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
@@ -201,9 +231,34 @@ def _build_options(options: argparse.Namespace):
     from omniad_ros.building import BuildOptions
     from omniad_ros.rendering import default_method
 
-    method, run = options.field or default_method(), options.nerfstudio_run
-    run = str(run.resolve()) if run else ""
-    return BuildOptions(method, options.field_options, options.longest_side, seed=options.seed, nerfstudio_run=run)
+    run, weights = options.nerfstudio_run, options.teacher_weights
+    detector = {"attention": False, "use_novel": False, "comparison": False} if options.plain else {}
+    detector |= {"backbone": options.teacher} if options.teacher else {}
+    detector |= {"teacher_weights": str(weights.resolve())} if weights else {}
+    return BuildOptions(
+        options.field or default_method(),
+        options.field_options,
+        options.longest_side,
+        detector=tuple(detector.items()),
+        seed=options.seed,
+        nerfstudio_run=str(run.resolve()) if run else "",
+        features=options.features,
+        distance=_known_distance(options),
+    )
+
+
+def _known_distance(options: argparse.Namespace) -> tuple | None:
+    """(images, metres, pixels or None), as `BuildOptions.distance` wants it."""
+    try:
+        if options.baseline:
+            first, second, metres = options.baseline
+            return (first, second), float(metres), None
+        if options.distance:
+            first, u, v, second, x, y, metres = options.distance
+            return (first, second), float(metres), ((float(u), float(v)), (float(x), float(y)))
+    except ValueError:
+        raise OmniadError("a known distance is given in metres and its places in pixels, as numbers") from None
+    return None
 
 
 def run_demo(options: argparse.Namespace) -> None:

@@ -77,6 +77,24 @@ def test_a_bad_survey_gets_one_sentence_and_changes_nothing(tiny_dataset, tmp_pa
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["dataset"]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--features", "hloc/no_such_thing/NN-ratio"], "hloc"),
+        (["--baseline", "nowhere.png", "000.png", "1.5"], "no image named 'nowhere.png'"),
+        (["--baseline", "000.png", "001.png", "-2"], "above 0 metres"),
+        (["--distance", "000.png", "10", "x", "001.png", "5", "5", "1"], "as numbers"),
+    ],
+)
+def test_a_build_that_cannot_be_gets_one_sentence_and_changes_nothing(tiny_dataset, tmp_path, capsys, options, words):
+    from omniad_ros import cli
+
+    assert cli.main(["build", str(tiny_dataset), "--out", str(tmp_path / "site"), *options]) == 1
+    complaint = capsys.readouterr().err.strip().splitlines()[-1]
+    assert complaint.startswith("omniad: ") and words in complaint and "unexpected" not in complaint
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_is_not_empty_stays_as_it_is(tiny_dataset, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     result = omniad("build", tiny_dataset, "--out", tmp_path)

@@ -6,6 +6,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
+import torchvision
 
 from omniad_ros.detection import Detector, DetectorOptions, View, adapt_detector, find_regions, train_detector
 from omniad_ros.detection.anomalies import nuisances, plant, rendered
@@ -95,6 +97,17 @@ def test_a_region_has_its_place_in_the_map(trained):
     heat[20:30, 75:90] = 0.9
     parts = find_regions(heat, 0.5, view.reference, view.image, None, CAMERA, POSE)
     assert sorted((d.box, d.area) for d in parts) == [((75, 20, 90, 30), 150), ((75, 60, 90, 70), 110)]
+
+
+def test_a_site_carries_the_teacher_that_was_given_by_hand(trained, tmp_path):
+    weights = tmp_path / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), weights)
+    options = replace(OPTIONS, backbone="resnet18", teacher_weights=str(weights), distillation_steps=1, comparison=False)
+    train_detector(trained[1] * 2, trained[1], [], tmp_path / "site", options)
+    view, given = trained[1][0], Detector.load(tmp_path / "site")
+    weights.unlink()
+    again = Detector.load(tmp_path / "site").heatmap(view.image)
+    assert given.teacher_name == "resnet18" and np.array_equal(again, given.heatmap(view.image))
 
 
 def test_altered_sites_and_wrong_input_are_refused_with_a_sentence(trained, tmp_path):

@@ -3,15 +3,17 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from scipy.spatial.transform import Rotation
 
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Pose, similarity
-from omniad_ros.mapping import Localizer, MapOptions, build_map, named_source
+from omniad_ros.mapping import KnownDistance, Localizer, MapOptions, build_map, named_source
 from omniad_ros.mapping.alignment import align_poses
 from omniad_ros.site import PosedImages, SparsePoints, _read_own_transforms, read_image, write_image
 from omniad_ros.survey import read_survey, write_survey
@@ -137,6 +139,29 @@ def test_no_odometry(survey, tmp_path):
     fit = align_poses(mapped.poses, true)
     assert len(mapped) >= 0.7 * len(survey) and fit.position_error < 0.02 and fit.rotation_error < 0.5
     assert fit.rotation[2, 2] > 0.95
+
+
+@pytest.mark.parametrize("by", ["two cameras", "two points"])
+def test_a_known_distance_makes_the_map_metric(survey, map_dir, tmp_path, by):
+    names = survey.names[2], survey.names[5]
+    if by == "two cameras":
+        known = KnownDistance(names, survey.poses[2].distance(survey.poses[5])[0])
+    else:  # two points of the true map, by the pixels at which two images see them
+        points, mapped = load_file(map_dir / "points.safetensors"), _read_own_transforms(map_dir / "transforms.json")
+        seen = [np.flatnonzero(points["image"] == [Path(n).name for n in mapped.names].index(Path(name).name)) for name in names]
+        first, second = seen[0][0], max(seen[1], key=lambda k: _apart(points, seen[0][0], k))
+        pixels = tuple(tuple(float(v) for v in points["pixel"][k]) for k in (first, second))
+        known = KnownDistance(names, _apart(points, first, second), pixels)
+    info = build_map(with_poses(survey, [None] * len(survey)), tmp_path / "map", options=MapOptions(distance=known))
+    mapped = _read_own_transforms(tmp_path / "map" / "transforms.json")
+    truth = {(survey.root / name).resolve(): pose for name, pose in zip(survey.names, survey.poses)}
+    true = [truth[mapped.path(i).resolve()] for i in range(len(mapped))]
+    scale = align_poses(mapped.poses, true).scale
+    assert info["scale"] == by and abs(scale - 1) < 0.03
+
+
+def _apart(points, first, second):
+    return float(np.linalg.norm(points["xyz"][points["point"][first]] - points["xyz"][points["point"][second]]))
 
 
 def test_focal_length_that_was_guessed(survey, tmp_path):

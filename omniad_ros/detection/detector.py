@@ -30,7 +30,7 @@ from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Camera, Pose
 
 VERSION = 1
-VIEWS = "views.safetensors"
+VIEWS, TEACHER = "views.safetensors", "teacher.safetensors"
 
 
 @dataclass(frozen=True)
@@ -187,22 +187,26 @@ class Detector:
         return np.where(covered, heat, np.float32(0))
 
     def save(self, directory: Path) -> None:
-        """Write detector.json, weights.safetensors and calibration.json; a directory that lacks is made."""
+        """Write detector.json, weights.safetensors and calibration.json, and the teacher where it is not the bundled one, so that
+        the site can be used where that was never downloaded; a directory that lacks is made."""
         directory.mkdir(parents=True, exist_ok=True)
         parts = {"distillation": self.networks.distillation, "comparison": self.networks.comparison}
         weights = {f"{n}.{k}": v.contiguous() for n, part in parts.items() if part is not None for k, v in part.state_dict().items()}
         save_file(weights, directory / "weights.safetensors")
         options = asdict(replace(self.options, teacher_weights=""))  # a path of this machine is no part of a site
-        teacher = {"backbone": self.teacher_name, "sha256": self.teacher_sha256}
+        sha256 = self.teacher_sha256
+        if self.teacher_name != "compact":
+            save_file({k: v.contiguous() for k, v in self.networks.teacher.state_dict().items()}, directory / TEACHER)
+            sha256 = student.file_sha256(directory / TEACHER)
+        teacher = {"backbone": self.teacher_name, "sha256": sha256}
         _write(directory / "calibration.json", {"version": VERSION, **asdict(self.scores)})
         _write(directory / "detector.json", {"version": VERSION, "teacher": teacher, "options": options})
         if self.views is not None:
             self.views.save(directory / VIEWS)
 
     @staticmethod
-    def load(directory: Path | str, teacher_weights: str = "") -> Detector:
-        """Open what `save` wrote. The teacher is looked up by name and must be the very one it was trained with:
-        in ``teacher_weights`` where that is given, else the bundled file or torch's cache.
+    def load(directory: Path | str) -> Detector:
+        """Open what `save` wrote. The teacher, the bundled one or the site's own, must be the very one it was trained with.
 
         Raises OmniadError for a missing, altered or newer file, or another teacher.
         """
@@ -216,8 +220,7 @@ class Detector:
             raise OmniadError(f"{directory} is not a detector of this version of omniad_ros") from error
         if backbone not in ("compact", *student.IMAGENET_BACKBONES):
             raise OmniadError(f"{directory} names an unknown teacher '{backbone}'")
-        default = student.BUNDLED if backbone == "compact" else student.imagenet_file(backbone)
-        teacher, sha256 = load_teacher(backbone, Path(teacher_weights) if teacher_weights else default, sha256)
+        teacher, sha256 = load_teacher(backbone, student.BUNDLED if backbone == "compact" else directory / TEACHER, sha256)
         distillation = ReverseDistillation(teacher.channels, options.attention)
         comparison = ComparisonNetwork() if options.comparison else None
         try:

@@ -150,7 +150,7 @@ def load_teacher(backbone: str, weights: Path, sha256: str | None = None) -> tup
     """
     if not weights.is_file():
         raise OmniadError(f"the teacher weights {weights} are missing")
-    digest = _sha256(weights, weights.stat().st_mtime_ns)
+    digest = file_sha256(weights)
     if sha256 is not None and digest != sha256:
         raise OmniadError(f"{weights} is not the teacher that the detector was trained with; give the original or train the detector again")
     try:
@@ -173,6 +173,11 @@ def untrained_like(teacher: nn.Module) -> nn.Module:
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
     return fresh.eval().requires_grad_(False)
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's content; asked again only where the file was changed."""
+    return _sha256(path, path.stat().st_mtime_ns)
 
 
 @cache

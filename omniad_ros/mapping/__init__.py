@@ -6,6 +6,9 @@ import llvmlite.binding  # noqa: F401
 
 from omniad_ros.mapping.building import MapOptions, build_map
 from omniad_ros.mapping.features import named_source
+from omniad_ros.mapping.known_distance import KnownDistance, check_distance
 from omniad_ros.mapping.localizer import Localization, Localizer, LocalizerOptions
 
-__all__ = ["Localization", "Localizer", "LocalizerOptions", "MapOptions", "build_map", "named_source"]
+__all__ = [
+    "KnownDistance", "Localization", "Localizer", "LocalizerOptions", "MapOptions", "build_map", "check_distance", "named_source",
+]  # fmt: skip

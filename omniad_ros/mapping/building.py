@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from omniad_ros.mapping.features import (
     write_description,
     write_features,
 )
+from omniad_ros.mapping.known_distance import KnownDistance, check_distance, scale_to
 from omniad_ros.mapping.pairs import choose_pairs
 from omniad_ros.mapping.retrieval import VOCABULARY_SAMPLE, learn_vocabulary, vlad
 from omniad_ros.site import PosedImages, read_json, write_json, write_transforms
@@ -42,12 +43,14 @@ MIN_SHARE, MIN_POINTS = 0.25, 20
 @dataclass(frozen=True)
 class MapOptions:
     """source: the kind of local features; refine_focal: the survey's focal length is a guess, find the true one;
-    cameras: one an image, where they differ (the survey's camera is not looked at then).
+    cameras: one an image, where they differ (the survey's camera is not looked at then); distance: a length that gives the
+    scale, whatever the prior poses say.
     """
 
     source: FeatureSource = field(default_factory=SiftSource)
     refine_focal: bool = False
     cameras: tuple[Camera, ...] = ()
+    distance: KnownDistance | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def build_map(survey: PosedImages, out: Path, progress: Progress = quiet, option
     source, cameras, names = options.source, list(options.cameras) or [survey.camera], list(survey.names)
     if len(survey) < MIN_IMAGES:
         raise OmniadError(f"a survey needs at least {MIN_IMAGES} images, this one has {len(survey)}")
+    if options.distance is not None:
+        check_distance(options.distance, names)
     if len(cameras) not in (1, len(survey)):
         raise ValueError(f"{len(survey)} images need one camera or as many, not {len(cameras)}")
     out.mkdir(parents=True, exist_ok=True)
@@ -98,6 +103,9 @@ def build_map(survey: PosedImages, out: Path, progress: Progress = quiet, option
     verified = colmap.verified_pairs(database)
     workshop = _Workshop(survey, cameras, seen.keypoints, verified, database, out, tolerances, not options.refine_focal)
     mapped = workshop.map(part(progress, 0.7, 0.95))
+    if options.distance is not None:
+        scale_to(mapped.model, options.distance, names)
+        mapped = replace(mapped, scale=options.distance.kind)
     progress(0.95, "writing the map")
     info = _write(mapped, survey, seen, out)
     with open_features(out / LOOKS, "w") as file:

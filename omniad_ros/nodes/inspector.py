@@ -222,14 +222,15 @@ class InspectorNode(ManagedNode):
     def _publish(self, image, frame: PatrolFrame, header: Header) -> None:
         inspection, outputs = frame.inspection, self.outputs
         in_map = Header(stamp=header.stamp, frame_id=MAP_FRAME)
-        outputs["heatmap"].publish(messages.image_message(inspection.heatmap, header))
-        outputs["mask"].publish(messages.image_message(inspection.mask, header))
+        # what is small goes first: behind images that fill DDS's shared memory it would have to be sent twice
         if inspection.pose is not None:
             outputs["pose"].publish(messages.pose_with_covariance(inspection.pose, frame.covariance, in_map))
         displays = outputs["markers"].get_subscription_count()
         outputs["markers"].publish(self.markers.update(inspection.tracks, in_map, displays))
         if "detections" in outputs:
             outputs["detections"].publish(detections_message(inspection.tracks, in_map))
+        outputs["heatmap"].publish(messages.image_message(inspection.heatmap, header))
+        outputs["mask"].publish(messages.image_message(inspection.mask, header))
         if outputs["heatmap_independent"].get_subscription_count():
             outputs["heatmap_independent"].publish(messages.image_message(inspection.independent, header))
         if outputs["overlay"].get_subscription_count():

@@ -4,6 +4,6 @@
 `export_survey` into a folder of its own.
 """
 
-from omniad_ros.survey.source import SurveySource, export_survey, fingerprint, read_survey, write_survey
+from omniad_ros.survey.source import SurveySource, export_survey, fingerprint, read_survey, write_survey, written_pixel
 
-__all__ = ["SurveySource", "export_survey", "fingerprint", "read_survey", "write_survey"]
+__all__ = ["SurveySource", "export_survey", "fingerprint", "read_survey", "write_survey", "written_pixel"]

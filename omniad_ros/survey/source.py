@@ -104,6 +104,19 @@ def write_survey(source: SurveySource, directory: Path, progress: Progress = qui
     return survey
 
 
+def written_pixel(source: SurveySource, pixel: tuple[float, float]) -> tuple[float, float]:
+    """Where a pixel (u, v) of a survey's image as it was given lies in the undistorted one that `write_survey` writes."""
+    import cv2
+
+    camera = source.camera
+    if camera.distortion_model != "none":
+        undistort = cv2.fisheye.undistortPoints if camera.distortion_model == "equidistant" else cv2.undistortPoints
+        k = camera.opencv_matrix()
+        pixel = undistort(np.array([[pixel]], float), k, np.array(camera.distortion), P=k)[0, 0]
+    scale = camera.undistorted().fitted(LONGEST_SIDE).width / camera.width
+    return float(pixel[0] * scale), float(pixel[1] * scale)
+
+
 def export_survey(source: SurveySource, out: Path, progress: Progress = quiet) -> PosedImages:
     """Write a survey into a folder of its own (what `omniad survey BAG --out SURVEY` does): all of it, or nothing.
 
