@@ -15,8 +15,9 @@ from omniad_ros.rendering.grid import PARTS, Grid
 from omniad_ros.rendering.kernels import compiled
 
 LEAST_VIEWS = 3
-LEAST_COSINE, ALL_AROUND = 0.35, 0.5
-"""A surface is covered up to this cosine to the mean direction it was seen in; from all sides where that mean is shorter."""
+LEAST_COSINE, ALL_AROUND, BEYOND = 0.35, 0.5, np.radians(15.0)
+"""A surface is covered up to this cosine to the mean direction it was seen in, and so far beyond the cone of these directions where
+that is wider; from all sides where their mean is shorter than ALL_AROUND."""
 TOLERANCE = 0.03
 """Of the distance, within which two depths are the same surface."""
 
@@ -27,7 +28,10 @@ def seen(grid: Grid, cell: np.ndarray, directions: np.ndarray) -> np.ndarray:
     toward = grid.toward.reshape(-1, 3)[part].astype(np.float32) / 127
     length = np.linalg.norm(toward, axis=1)
     along = np.einsum("ri,ri->r", toward, directions)
-    return (grid.views.reshape(-1)[part] >= LEAST_VIEWS) & ((length < ALL_AROUND) | (along > LEAST_COSINE * length))
+    # directions spread evenly over a cone have a mean of length (1 + cos(half its angle)) / 2
+    cone = np.arccos(np.clip(2 * length - 1, -1, 1))
+    least = np.minimum(LEAST_COSINE, np.cos(np.minimum(cone + BEYOND, np.pi)))
+    return (grid.views.reshape(-1)[part] >= LEAST_VIEWS) & ((length < ALL_AROUND) | (along > least * length))
 
 
 def examine(field, camera: Camera, poses: list[Pose]) -> None:
