@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         "--adapt", action="store_true", help="adapt a copy of the detector to where the test images were taken first (QANV)"
     )
     evaluate.add_argument(
-        "--ablation", action="store_true", help="also measure what each part of the method adds; trains five students"
+        "--ablation", action="store_true", help="also measure what each part of the method adds; trains five students, half an hour"
     )
     _build_arguments(evaluate)
 

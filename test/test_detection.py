@@ -182,7 +182,7 @@ def test_the_ablation_has_a_row_for_each_part(trained):
     frames, masks = [v.image for v in views], [np.zeros((128, 160), bool) for _ in views]
     masks[0][40:60, 50:80] = True
     ours = [detector.heatmap(v.image, v.reference, v.depth) for v in views]
-    data = AblationData(frames, frames[:2], frames[2:4], frames, masks, ours, replace(OPTIONS, distillation_steps=2))
+    data = AblationData(frames, frames[:2], frames[2:4], frames, masks, ours, OPTIONS, steps=2)
     results = ablation(data)
     assert tuple(results) == ROWS and all(0 <= row["auroc"] <= 1 for row in results.values())
     assert results["+ QANV"] != results["+ QANV, random teacher"] and "ours" in format_ablation(results)

@@ -23,7 +23,8 @@ COLUMNS = ("auroc", "aupro", "max_f1", "image_auroc")
 class AblationData:
     """survey: normal photographs; novel: INV renderings; aligned: QANV renderings, all uint8 (h, w, 3) of one size; frames: the
     test images at that size; masks: bool (h, w) of each; ours: the site's own heatmaps float32 (h, w) of them; options: the site's
-    `DetectorOptions`."""
+    `DetectorOptions`; steps: of each student's training, many more than a site's detector takes, whose student is only a fallback: under
+    a thousand, views at the poses of the test images are not learnt well enough to show what they bring."""
 
     survey: list[np.ndarray]
     novel: list[np.ndarray]
@@ -32,6 +33,7 @@ class AblationData:
     masks: list[np.ndarray]
     ours: list[np.ndarray]
     options: object
+    steps: int = 1200
 
 
 def ablation(data: AblationData, progress: Progress = quiet) -> dict[str, dict]:
@@ -46,7 +48,8 @@ def ablation(data: AblationData, progress: Progress = quiet) -> dict[str, dict]:
     results = {}
     for index, (name, (attention, images, random)) in enumerate(settings.items()):
         step = part(progress, index / len(settings), (index + 1) / len(settings))
-        look = _distilled(replace(data.options, attention=attention), images, random, step)
+        options = replace(data.options, attention=attention, distillation_steps=data.steps)
+        look = _distilled(options, images, random, step)
         results[name] = _metrics([look(frame) for frame in data.frames], data.masks)
     results[ROWS[-1]] = _metrics(data.ours, data.masks)
     return results
