@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 
 from omniad_ros.detection import Detector, DetectorOptions, View, adapt_detector, find_regions, train_detector
 from omniad_ros.detection.anomalies import nuisances, plant, rendered
+from omniad_ros.detection.student import ReverseDistillation, choose_backbone, load_teacher
 from omniad_ros.detection.survey_views import SurveyViews
 from omniad_ros.detection.train_comparison import collage
 from omniad_ros.evaluation.ablation import ROWS, AblationData, ablation, format_ablation
@@ -108,6 +110,22 @@ def test_a_site_carries_the_teacher_that_was_given_by_hand(trained, tmp_path):
     weights.unlink()
     again = Detector.load(tmp_path / "site").heatmap(view.image)
     assert given.teacher_name == "resnet18" and np.array_equal(again, given.heatmap(view.image))
+
+
+def test_dinov2_is_a_teacher_where_timm_has_it(tmp_path):
+    timm = pytest.importorskip("timm")
+    try:
+        net = timm.create_model("vit_small_patch14_dinov2", pretrained=False, num_classes=0)
+    except RuntimeError:  # nerfstudio's timm is too old
+        (tmp_path / "dino.safetensors").write_bytes(b"")
+        with pytest.raises(OmniadError, match="needs timm"):
+            load_teacher("dinov2_vits14", tmp_path / "dino.safetensors")
+        return
+    save_file(net.state_dict(), tmp_path / "dino.safetensors")
+    teacher, _ = load_teacher(*choose_backbone("dinov2_vits14", str(tmp_path / "dino.safetensors")))
+    maps = teacher(torch.rand(1, 3, 64, 96))
+    assert [tuple(m.shape) for m in maps] == [(1, 384, 64 // s, 96 // s) for s in (4, 8, 16)]
+    assert [m.shape for m in ReverseDistillation(teacher.channels)(maps)] == [m.shape for m in maps]
 
 
 def test_altered_sites_and_wrong_input_are_refused_with_a_sentence(trained, tmp_path):

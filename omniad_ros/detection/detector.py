@@ -218,7 +218,7 @@ class Detector:
             scores = Scores.from_dict({k: v for k, v in calibration.items() if k != "version"})
         except (KeyError, TypeError, ValueError) as error:
             raise OmniadError(f"{directory} is not a detector of this version of omniad_ros") from error
-        if backbone not in ("compact", *student.IMAGENET_BACKBONES):
+        if backbone not in student.BACKBONES:
             raise OmniadError(f"{directory} names an unknown teacher '{backbone}'")
         teacher, sha256 = load_teacher(backbone, student.BUNDLED if backbone == "compact" else directory / TEACHER, sha256)
         distillation = ReverseDistillation(teacher.channels, options.attention)

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent / "weights" / "teacher.safetensors"
 IMAGENET_BACKBONES = ("resnext50_32x4d", "wide_resnet50_2", "resnet34", "resnet18")
+DINOV2 = {"dinov2_vits14": "vit_small_patch14_dinov2", "dinov2_vitb14": "vit_base_patch14_dinov2"}
+"""Our names, which are DINOv2's own, and timm's."""
+BACKBONES = ("compact", *IMAGENET_BACKBONES, *DINOV2)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -96,6 +99,45 @@ class ImageNetTeacher(nn.Module):
         return [first, second, self.layer3(second)]
 
 
+class DinoTeacher(nn.Module):
+    """A vision transformer of DINOv2 (arXiv 2304.07193) by timm: the tokens of a quarter, half and three quarters of its blocks.
+
+    All tokens lie at stride 16 (the image is scaled so that its patches of 14 pixels do); the earlier two are interpolated to
+    strides 4 and 8, the shapes that the student expects. Raises OmniadError where timm is missing or too old.
+    """
+
+    def __init__(self, backbone: str):
+        super().__init__()
+        try:
+            import timm
+
+            self.net = timm.create_model(DINOV2[backbone], pretrained=False, num_classes=0, dynamic_img_size=True)
+            self.net.forward_intermediates  # noqa: B018
+        except (ImportError, RuntimeError, TypeError, AttributeError) as error:
+            raise OmniadError(f"the backbone '{backbone}' needs timm 1.0 or newer: pip install 'timm>=1.0'") from error
+        depth, width = len(self.net.blocks), self.net.embed_dim
+        self.blocks, self.channels = [depth // 4 - 1, depth // 2 - 1, 3 * depth // 4 - 1], (width, width, width)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x: (B, 3, H, W), normalized, sides multiples of 16. Returns three maps at strides 4, 8 and 16."""
+        x = F.interpolate(x, scale_factor=14 / 16, mode="bilinear", antialias=True)
+        maps = self.net.forward_intermediates(x, indices=self.blocks, norm=True, intermediates_only=True)
+        return [F.interpolate(m, scale_factor=s, mode="bilinear") if s > 1 else m for m, s in zip(maps, (4, 2, 1), strict=True)]
+
+
+def _dino_file(backbone: str) -> Path:
+    """The weights of DINOv2 in Hugging Face's cache, downloaded where they are not there yet."""
+    repository = f"timm/{DINOV2[backbone]}.lvd142m"
+    try:
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(repository, "model.safetensors"))
+    except Exception as error:  # it may be missing; offline it raises its own kinds and those of its HTTP library
+        raise OmniadError(
+            f"no weights for {backbone}: give the model.safetensors of {repository} as teacher_weights, or use the backbone 'compact'"
+        ) from error
+
+
 def imagenet_file(backbone: str) -> Path:
     """Where torch.hub keeps the ImageNet weights of a torchvision backbone, there or not."""
     import torchvision
@@ -107,12 +149,12 @@ def imagenet_file(backbone: str) -> Path:
 def choose_backbone(option: str, weights: str = "") -> tuple[str, Path]:
     """Which teacher, and the file of its weights: explicit option, else cached ImageNet weights, else the bundled one.
 
-    option: "auto", "compact" (the bundled one) or a name of IMAGENET_BACKBONES; weights: a file given by hand (torchvision's
+    option: "auto" or a name of BACKBONES ("compact" is the bundled one); weights: a file given by hand (torchvision's
     .pth, or safetensors), or "". Logs one line that says which and why. Raises OmniadError for unknown names and where
     explicitly named weights are neither at hand nor to be downloaded.
     """
-    if option not in ("auto", "compact", *IMAGENET_BACKBONES):
-        raise OmniadError(f"unknown backbone '{option}', known: auto, compact, {', '.join(IMAGENET_BACKBONES)}")
+    if option not in ("auto", *BACKBONES):
+        raise OmniadError(f"unknown backbone '{option}', known: auto, {', '.join(BACKBONES)}")
     if weights:
         backbone = IMAGENET_BACKBONES[0] if option == "auto" else option
         if not Path(weights).is_file():
@@ -129,6 +171,10 @@ def choose_backbone(option: str, weights: str = "") -> tuple[str, Path]:
     if option == "compact":
         log.info("teacher: the bundled compact one, as asked")
         return "compact", BUNDLED
+    if option in DINOV2:
+        path = _dino_file(option)
+        log.info("teacher: %s with DINOv2's weights, as asked", option)
+        return option, path
     path = imagenet_file(option)
     if not path.is_file():
         import torchvision
@@ -153,11 +199,13 @@ def load_teacher(backbone: str, weights: Path, sha256: str | None = None) -> tup
     digest = file_sha256(weights)
     if sha256 is not None and digest != sha256:
         raise OmniadError(f"{weights} is not the teacher that the detector was trained with; give the original or train the detector again")
+    teacher = CompactTeacher() if backbone == "compact" else DinoTeacher(backbone) if backbone in DINOV2 else ImageNetTeacher(backbone)
     try:
         state = load_file(weights) if weights.suffix == ".safetensors" else torch.load(weights, map_location="cpu", weights_only=True)
-        teacher = CompactTeacher() if backbone == "compact" else ImageNetTeacher(backbone)
-        if backbone != "compact":
+        if backbone in IMAGENET_BACKBONES:
             state = {_own_name(k): v for k, v in state.items() if not k.startswith(("layer4", "fc"))}
+        elif backbone in DINOV2:  # timm's names are DINOv2's own; what its training masked with is not needed
+            state = {f"net.{k.removeprefix('net.')}": v for k, v in state.items() if k != "mask_token"}
         missing = teacher.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=False)
         if missing.unexpected_keys or any(not k.endswith("num_batches_tracked") for k in missing.missing_keys):
             raise ValueError("other layers")

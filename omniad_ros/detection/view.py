@@ -50,8 +50,7 @@ class View:
 class DetectorOptions:
     """How a detector is built. The defaults are ours (``OURS``); ``PLAIN`` is reverse distillation as published.
 
-    backbone: "auto" (cached ImageNet weights, else the bundled teacher), "compact" (the bundled one), "resnext50_32x4d",
-    "wide_resnet50_2", "resnet34" or "resnet18"; teacher_weights: a file for it, or "". attention: attention blocks in the
+    backbone: "auto" (cached ImageNet weights, else the bundled teacher), or a name of `student.BACKBONES`; teacher_weights: a file for it, or "". attention: attention blocks in the
     student; use_novel: learn from the field's novel views (INV, QANV); comparison: compare with the reference view;
     photographs: redraw the reference view from the survey's photographs.
     distillation_steps, comparison_steps: training steps of 4 and 8 images; adaptation_steps: of the student where a site is
