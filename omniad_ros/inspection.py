@@ -132,9 +132,9 @@ class Inspector:
         if rendering is None:
             heatmap = self.detector.heatmap(small)
         else:
-            reference, support = self.detector.redrawn(rendering.image, rendering.depth, small_camera, pose)
-            rendering = replace(rendering, image=reference)
-            heatmap = self.detector.heatmap(small, reference, rendering.depth, support)
+            recalled = self.detector.redrawn(rendering.image, rendering.depth, small_camera, pose)
+            rendering = replace(rendering, image=recalled.image)
+            heatmap = self.detector.heatmap(small, recalled, rendering.depth)
         independent, detections = heatmap, []
         if rendering is not None:
             if self.evidence is not None:

@@ -171,7 +171,11 @@ def test_references_are_redrawn_from_the_surveys_photographs():
     field = uint8(cv2.GaussianBlur(truth.astype(np.float32) / 255, (0, 0), 3))
     wrong = depth.copy()
     wrong[:40, :40] = 1.2  # a floater, with which no photograph agrees
-    redrawn, support = views.without(poses[2]).recall(field, wrong, camera, poses[2])
+    raised = np.full((128, 160), -9.0, np.float32)
+    raised[90:100, 110:120] = -2.0  # what was wrongly raised in the photograph at the left
+    views = views.alarmed([raised, *[np.full_like(raised, -9.0)] * 4])
+    redrawn, support, alarm = views.without(poses[2]).recall(field, wrong, camera, poses[2])
+    assert np.isclose(alarm[95, 101 - 14], 4.0) and alarm.max() == 4.0 and not alarm[:64].any()
     inside = support >= 2
     assert inside[64:, 64:].mean() > 0.9 and not support[:36, :36].any()
     assert (redrawn[:36, :36] == field[:36, :36]).all()
@@ -184,9 +188,9 @@ def test_a_detector_redraws_and_adapts_to_poses(trained, tmp_path):
     options = replace(OPTIONS, distillation_steps=2, comparison_steps=2, adaptation_steps=2)
     train_detector(views[:8], views[8:], [], tmp_path / "first", options, camera=CAMERA)
     detector = Detector.load(tmp_path / "first")
-    reference, support = detector.redrawn(views[0].reference, views[0].depth, CAMERA, views[0].pose)
-    assert reference.shape == (128, 160, 3) and support.max() > 1
-    assert detector.heatmap(views[0].image, reference, views[0].depth, support).shape == (128, 160)
+    recalled = detector.redrawn(views[0].reference, views[0].depth, CAMERA, views[0].pose)
+    assert recalled.image.shape == (128, 160, 3) and recalled.support.max() > 1
+    assert detector.heatmap(views[0].image, recalled, views[0].depth).shape == (128, 160)
     aligned = [(v.reference, v.depth, v.pose) for v in views[:2]]
     facts = adapt_detector(detector, views[:8], views[8:], [], aligned, tmp_path / "second", camera=CAMERA)
     assert facts["aligned_views"] == 2 and Detector.load(tmp_path / "second").views is not None

@@ -16,7 +16,7 @@ import torch
 
 from omniad_ros.detection.comparison import fit
 from omniad_ros.detection.detector import Detector, checked_views, finished
-from omniad_ros.detection.training import calibrate, pairs, redrawn, train_student
+from omniad_ros.detection.training import calibrate, pairs, redrawn, remembered, train_student
 from omniad_ros.detection.view import View, resized
 from omniad_ros.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.geometry import Camera, Pose
@@ -46,9 +46,10 @@ def adapt_detector(
     size = options.working_size(trained[0].image)
     trained, heldout = [v.resized(size) for v in trained], [v.resized(size) for v in heldout]
     queries = [View(image, image, depth, pose).resized(size) for image, depth, pose in aligned]
+    views = None
     if detector.views is not None and camera is not None:
         camera = camera.resized(*size)
-        trained, heldout, _ = redrawn(trained, heldout, camera, rng, part(progress, 0.0, 0.1))
+        trained, heldout, views = redrawn(trained, heldout, camera, rng, part(progress, 0.0, 0.1))
         queries = [_drawn_twice(detector, view, camera) for view in queries]
 
     # as many of the site's other views as aligned ones, so that nothing normal is forgotten
@@ -68,15 +69,17 @@ def adapt_detector(
             progress=part(progress, 0.6, 0.9),
         )  # fmt: skip
         facts["adapted_comparison_loss"] = round(loss, 4)
-    networks = finished(detector.networks.teacher, model, network)
-    calibrating = heldout if detector.views is not None else heldout[1::2]
-    scores = calibrate(networks, calibrating, trained, options, rng, part(progress, 0.9, 1.0))
-    Detector(networks, scores, options, detector.teacher_name, detector.teacher_sha256, detector.views).save(Path(out))
+    networks, calibrating = finished(detector.networks.teacher, model, network), heldout[1::2]
+    if views is not None:
+        calibrating, views = remembered(networks, trained, heldout, views, camera, part(progress, 0.9, 0.93))
+    scores = calibrate(networks, calibrating, trained, options, rng, part(progress, 0.93, 1.0))
+    Detector(networks, scores, options, detector.teacher_name, detector.teacher_sha256, views).save(Path(out))
     return {**facts, "adaptation_seconds": round(time.monotonic() - started, 1)}
 
 
 def _drawn_twice(detector: Detector, view: View, camera: Camera) -> View:
     """A normal pair at a pose where no photograph was taken: drawn from the best photographs, and from the next best."""
-    image, seen = detector.views.recall(view.reference, view.depth, camera, view.pose)
-    reference, support = detector.views.without(view.pose, 3).recall(view.reference, view.depth, camera, view.pose)
-    return replace(view, image=image, reference=reference, support=np.minimum(seen, support))
+    best = detector.views.recall(view.reference, view.depth, camera, view.pose)
+    next_best = detector.views.without(view.pose, 3).recall(view.reference, view.depth, camera, view.pose)
+    support = np.minimum(best.support, next_best.support)
+    return replace(view, image=best.image, reference=next_best.image, support=support)

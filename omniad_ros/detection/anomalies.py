@@ -230,13 +230,13 @@ def photometric(rng: np.random.Generator, image: np.ndarray, strength: float = 1
 
 
 def shadowed(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Light that changed softly: a broad gradient, or a shadow with a soft edge."""
+    """Light that changed: a broad gradient, or a shadow, whose edge may be soft or nearly sharp."""
     h, w = image.shape[:2]
     if rng.random() < 0.5:
         field = noise(rng, h, w, rng.uniform(0.8, 2.5)) - 0.5
         return image * np.float32(1 + rng.uniform(-0.35, 0.35) * field)[..., None]
-    shade = cv2.GaussianBlur(drawn_shape(rng, h, w), (0, 0), float(rng.uniform(3, 12)))
-    return image * (1 - np.float32(rng.uniform(0.05, 0.3)) * shade[..., None])
+    shade = cv2.GaussianBlur(drawn_shape(rng, h, w), (0, 0), float(np.exp(rng.uniform(0, 2.5))))
+    return image * (1 - np.float32(rng.uniform(0.05, 0.4)) * shade[..., None])
 
 
 def sensed(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

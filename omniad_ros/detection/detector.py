@@ -24,7 +24,7 @@ from omniad_ros.detection.student import (
     padded,
     to_tensor,
 )
-from omniad_ros.detection.survey_views import SurveyViews
+from omniad_ros.detection.survey_views import Recalled, SurveyViews
 from omniad_ros.detection.view import DetectorOptions, View, coverage, doubt, resized, resized_depth
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Camera, Pose
@@ -74,7 +74,8 @@ class Scores:
 
     mean, deviation: of distillation scores on normal views, which standardize it; comparison, distillation: weights of
     the two in the fused score; alone, fused: the calibrations without and with a reference view; doubtful, doubt: the
-    comparison's weight where only the field says what is normal, and what is taken off there.
+    comparison's weight where only the field says what is normal, and what is taken off there; alarm: how much of what was
+    wrongly raised in the survey's photographs of a place is taken off there.
     """
 
     mean: float
@@ -85,13 +86,16 @@ class Scores:
     fused: Calibration | None
     doubtful: float = 0.0
     doubt: float = 0.0
+    alarm: float = 0.0
 
     def standardized(self, distillation: np.ndarray) -> np.ndarray:
         return (distillation - self.mean) / self.deviation
 
-    def fuse(self, comparison: np.ndarray, distillation: np.ndarray, doubtful: np.ndarray) -> np.ndarray:
-        """The fused score (H, W) of logits and distances (H, W); doubtful: bool (H, W)."""
-        compared = np.where(doubtful, self.doubtful * comparison - self.doubt, self.comparison * comparison)
+    def fuse(
+        self, comparison: np.ndarray, distillation: np.ndarray, doubtful: np.ndarray, alarm: np.ndarray | float = 0.0
+    ) -> np.ndarray:
+        """The fused score (H, W) of logits and distances (H, W); doubtful: bool (H, W); alarm: of `Recalled`."""
+        compared = np.where(doubtful, self.doubtful * comparison - self.doubt, self.comparison * comparison) - self.alarm * alarm
         # bounded, so that one outlier of the distillation cannot overrule the reference view
         return compared + self.distillation * np.clip(self.standardized(distillation), -2, 6)
 
@@ -139,27 +143,25 @@ class Detector:
             raise OmniadError("threshold must lie between 0 and 1")
         self._threshold = float(value)
 
-    def redrawn(
-        self, reference: np.ndarray, depth: np.ndarray, camera: Camera, pose: Pose
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The reference view of a frame redrawn from the survey's photographs, and its support for `heatmap`.
+    def redrawn(self, reference: np.ndarray, depth: np.ndarray, camera: Camera, pose: Pose) -> Recalled:
+        """The reference view of a frame redrawn from the survey's photographs, for `heatmap`.
 
         reference: uint8 (h, w, 3) and depth: float32 (h, w) as the field renders them for ``camera`` at ``pose``. A site
-        without photographs gives the reference back and None.
+        without photographs gives the reference back.
         """
         if self.views is None:
-            return reference, None
+            return Recalled(reference)
         return self.views.recall(reference, depth, camera.resized(depth.shape[1], depth.shape[0]), pose)
 
     def heatmap(
-        self, image: np.ndarray, reference: np.ndarray | None = None, depth: np.ndarray | None = None, support: np.ndarray | None = None
+        self, image: np.ndarray, reference: np.ndarray | Recalled | None = None, depth: np.ndarray | None = None
     ) -> np.ndarray:
         """How anomalous each pixel is: float32 (H, W) in [0, 1], 0 where the survey saw nothing
         (by `view.coverage`: gaps in the depth of a few pixels, as along silhouettes, count as seen).
 
-        image: uint8 RGB (H, W, 3); reference: uint8 RGB (h, w, 3) of the same field of view, or None for the distillation
-        alone; depth: float32 (h, w) of the reference view, NaN where not covered, or None where all is covered; support: uint8
-        (h, w) of `redrawn`, or None where the reference is the field's.
+        image: uint8 RGB (H, W, 3); reference: what `redrawn` gave, the field's view, uint8 RGB (h, w, 3) of the same field of
+        view, or None for the distillation alone; depth: float32 (h, w) of the reference view, NaN where not covered, or None
+        where all is covered.
         0.5 is the default threshold: only the stated share of normal frames holds a region above it.
         Raises OmniadError for other types and shapes.
         """
@@ -173,13 +175,16 @@ class Detector:
         if not compared:
             heat = self.scores.alone.heatmap(self.scores.standardized(distillation))
         else:
+            recalled = reference if isinstance(reference, Recalled) else Recalled(reference)
+            reference = recalled.image
             _check(reference, "reference")
             if abs(reference.shape[1] / reference.shape[0] - image.shape[1] / image.shape[0]) > 0.05:
                 raise OmniadError("the reference view must have the frame's field of view, but its sides have another ratio")
             frame, normal = small.astype(np.float32) / 255, resized(reference, size).astype(np.float32) / 255
             logits = self.networks.comparison_scores(frame, normal, covered)
-            doubtful = doubt(None if support is None else resized_depth(support, size), logits.shape)
-            heat = self.scores.fused.heatmap(self.scores.fuse(logits, distillation, doubtful))
+            support, alarm = (None if x is None else resized_depth(x, size) for x in recalled[1:])
+            doubtful = doubt(support, logits.shape)
+            heat = self.scores.fused.heatmap(self.scores.fuse(logits, distillation, doubtful, 0.0 if alarm is None else alarm))
         full = (image.shape[1], image.shape[0])
         if size != full:
             heat = np.clip(cv2.resize(heat, full, interpolation=cv2.INTER_LINEAR), 0, 1)

@@ -3,13 +3,16 @@
 A radiance field of minutes is blurred where the survey's photographs are not, but its depth is good. So the photographs
 that looked at the place from nearby are carried over through that depth (image-based rendering, weighed by angle as in
 Buehler et al., "Unstructured Lumigraph Rendering", SIGGRAPH 2001). A photograph counts only where its own depth agrees;
-how many of them do says how far a reference view can be trusted.
+how many of them do says how far a reference view can be trusted. What the comparison wrongly raised in a photograph when it
+was held against the others (a thin leg that the field has in two places, a highlight) is carried over too: the same is
+normal in the next frame.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,37 +27,64 @@ MOST_KEPT = 240
 """Photographs that a site keeps for this; of longer surveys every n-th."""
 AGREE = 0.02
 """How far two depths of one place may differ, relative to the depth."""
+QUIET, ALARM_STEPS = -6.0, 16
+"""Logit of the comparison from which a normal photograph's score is remembered, and steps a unit in which it is kept."""
+
+
+class Recalled(NamedTuple):
+    """A reference view redrawn from photographs.
+
+    image: uint8 (h, w, 3), the field's colours where no photograph helps; support: uint8 (h, w), how many photographs agree on
+    each pixel, None where none were asked; alarm: float32 (h, w), by how much the comparison's logit rose above QUIET there
+    although all was normal, or None.
+    """
+
+    image: np.ndarray
+    support: np.ndarray | None = None
+    alarm: np.ndarray | None = None
+
+
+def chosen(count: int) -> np.ndarray:
+    """Indices of the photographs that are kept of ``count``: at most MOST_KEPT, evenly."""
+    return np.unique(np.linspace(0, count - 1, min(count, MOST_KEPT)).round().astype(int))
 
 
 @dataclass(frozen=True)
 class SurveyViews:
     """Photographs of the normal place: images uint8 (N, H, W, 3), depths float16 (N, H, W) metres with NaN, poses (N, 3, 4)
-    as ``map_from_camera``, all of one camera."""
+    as ``map_from_camera``, all of one camera; alarms: uint8 (N, H, W), what the comparison wrongly raised in each."""
 
     images: np.ndarray
     depths: np.ndarray
     poses: np.ndarray
     camera: Camera
+    alarms: np.ndarray
 
     @staticmethod
     def of(images: list[np.ndarray], depths: list[np.ndarray], poses: list[Pose], camera: Camera) -> SurveyViews:
         """At most MOST_KEPT of these views, evenly chosen; all of the camera's size."""
-        kept = np.unique(np.linspace(0, len(images) - 1, min(len(images), MOST_KEPT)).round().astype(int))
+        kept = chosen(len(images))
         matrices = np.stack([np.column_stack([poses[i].rotation, poses[i].translation]) for i in kept])
         depths_kept = np.stack([depths[i] for i in kept]).astype(np.float16)
-        return SurveyViews(np.stack([images[i] for i in kept]), depths_kept, matrices.astype(np.float32), camera)
+        alarms = np.zeros(depths_kept.shape, np.uint8)
+        return SurveyViews(np.stack([images[i] for i in kept]), depths_kept, matrices.astype(np.float32), camera, alarms)
+
+    def alarmed(self, logits: list[np.ndarray]) -> SurveyViews:
+        """The same with what the comparison said of each photograph beside what the others draw in its place: (H, W) each."""
+        steps = [np.clip((x - QUIET) * ALARM_STEPS, 0, 255).astype(np.uint8) for x in logits]
+        # the same fault lies a little beside where another photograph had it
+        return replace(self, alarms=np.stack([cv2.dilate(x, np.ones((5, 5), np.uint8)) for x in steps]))
 
     def without(self, pose: Pose, nearest: int = 0) -> SurveyViews:
         """The views but the one at ``pose`` and its ``nearest`` neighbours: what an unseen frame would have had."""
         gap = np.linalg.norm(self.poses[:, :, 3] - pose.translation, axis=1) + np.abs(self.poses[:, :, :3] - pose.rotation).sum((1, 2))
         far = np.sort(np.argsort(gap)[nearest + int(gap.min() < 1e-4) :])
-        return SurveyViews(self.images[far], self.depths[far], self.poses[far], self.camera)
+        return SurveyViews(self.images[far], self.depths[far], self.poses[far], self.camera, self.alarms[far])
 
-    def recall(self, reference: np.ndarray, depth: np.ndarray, camera: Camera, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
-        """The reference view redrawn from the photographs, and how many of them agree on each pixel.
+    def recall(self, reference: np.ndarray, depth: np.ndarray, camera: Camera, pose: Pose) -> Recalled:
+        """The reference view redrawn from the photographs.
 
         reference: uint8 (h, w, 3) as the field renders it; depth: float32 (h, w), NaN where not covered; camera: of this size.
-        Returns uint8 (h, w, 3), the field's colours where no photograph helps, and uint8 (h, w).
         """
         height, width = depth.shape
         known = np.isfinite(depth)
@@ -62,7 +92,7 @@ class SurveyViews:
         away = rays * np.where(known, depth, 0)[..., None]
         points, distance = away + pose.translation.astype(np.float32), np.linalg.norm(away, axis=-1)
         colour, weight = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
-        count = np.zeros((height, width), np.uint8)
+        count, alarm = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
         for index in self._nearest(points[known][::211], pose):
             position = self.poses[index, :, 3]
             local = (points - position) @ self.poses[index, :, :3]
@@ -84,8 +114,10 @@ class SurveyViews:
             colour += own[..., None] * seen
             weight += own
             count += agrees
+            raised = cv2.remap(self.alarms[index], u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            alarm = np.maximum(alarm, np.where(agrees, raised, 0))
         drawn = np.clip(colour / np.maximum(weight, 1e-9)[..., None] + 0.5, 0, 255).astype(np.uint8)
-        return np.where(count[..., None] > 0, drawn, reference), count
+        return Recalled(np.where(count[..., None] > 0, drawn, reference), count, alarm.astype(np.float32) / ALARM_STEPS)
 
     def _nearest(self, points: np.ndarray, pose: Pose) -> list[int]:
         """Which photographs together look best at the points (P, 3): one by one, each adding most to the best two of each point."""
@@ -100,20 +132,21 @@ class SurveyViews:
         inside = (local[..., 2] > 0) & (u > 0) & (u < self.camera.width) & (v > 0) & (v < self.camera.height)
         angle = np.arccos(np.clip(np.einsum("npi,pi->np", away, towards) / (np.linalg.norm(away, axis=-1) + 1e-9), -1, 1))
         value = np.where(inside, 1 / (0.05 + angle), 0)
-        first, second, chosen = np.zeros(len(points)), np.zeros(len(points)), []
+        first, second, taken = np.zeros(len(points)), np.zeros(len(points)), []
         for _ in range(min(SOURCES, len(value))):
             best, rest = np.maximum(first, value), np.maximum(second, np.minimum(first, value))
             gain = (best + 0.5 * rest).sum(1)
-            gain[chosen] = -1
+            gain[taken] = -1
             index = int(gain.argmax())
             first, second = best[index], rest[index]
-            chosen.append(index)
-        return chosen
+            taken.append(index)
+        return taken
 
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
         camera = np.array([self.camera.width, self.camera.height, self.camera.fx, self.camera.fy, self.camera.cx, self.camera.cy])
-        save_file({"images": self.images, "depths": self.depths, "poses": self.poses, "camera": camera}, path)
+        arrays = {"images": self.images, "depths": self.depths, "poses": self.poses, "alarms": self.alarms}
+        save_file({**arrays, "camera": camera}, path)
 
     @staticmethod
     def load(path: Path) -> SurveyViews:
@@ -121,6 +154,8 @@ class SurveyViews:
         try:
             data = load_file(path)
             width, height, *intrinsics = data["camera"].tolist()
-            return SurveyViews(data["images"], data["depths"], data["poses"], Camera(int(width), int(height), *intrinsics))
+            alarms = data.get("alarms", np.zeros(data["depths"].shape, np.uint8))  # sites of 0.1.0 have none
+            camera = Camera(int(width), int(height), *intrinsics)
+            return SurveyViews(data["images"], data["depths"], data["poses"], camera, alarms)
         except Exception as error:  # safetensors raises many kinds for a damaged file
             raise OmniadError(f"{path} is missing or damaged") from error

@@ -23,7 +23,7 @@ from omniad_ros.detection.student import (
     padded,
     to_tensor,
 )
-from omniad_ros.detection.survey_views import SurveyViews
+from omniad_ros.detection.survey_views import SurveyViews, chosen
 from omniad_ros.detection.view import OURS, DetectorOptions, View, resized
 from omniad_ros.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.geometry import Camera
@@ -77,7 +77,9 @@ def train_detector(
         facts["comparison_loss"] = round(loss, 4)
 
     networks = finished(teacher, distillation, network)
-    scores = calibrate(networks, calibrating, trained, options, rng, part(progress, 0.9, 1.0))
+    if views is not None:
+        calibrating, views = remembered(networks, trained, heldout, views, camera.resized(*size), part(progress, 0.9, 0.93))
+    scores = calibrate(networks, calibrating, trained, options, rng, part(progress, 0.93, 1.0))
     Detector(networks, scores, options, backbone, sha256, views).save(Path(out))
     return {**facts, "calibration_views": len(calibrating), "seconds": round(time.monotonic() - started, 1)}
 
@@ -95,9 +97,26 @@ def redrawn(
         progress(index / len(both), "redrawing references from the survey's photographs")
         # a patrol passes farther from the survey's path than its next image does, so neighbours are left out at times
         others = photographs.without(view.pose, int(rng.integers(0, 3)))
-        reference, support = others.recall(view.reference, view.depth, camera, view.pose)
-        done.append(replace(view, reference=reference, support=support))
+        recalled = others.recall(view.reference, view.depth, camera, view.pose)
+        done.append(replace(view, reference=recalled.image, support=recalled.support))
     return done[: len(trained)], done[len(trained) :], photographs
+
+
+def remembered(
+    networks: Networks, trained: list[View], heldout: list[View], views: SurveyViews, camera: Camera, progress: Progress
+) -> tuple[list[View], SurveyViews]:
+    """The held-out views and the photographs with what the comparison wrongly raises in them (`SurveyViews.alarms`).
+
+    trained, heldout, views: of `redrawn`. A held-out view knows the alarms of the other photographs only, as a frame does.
+    """
+    both = trained + heldout
+    logits = []
+    for done, index in enumerate(kept := chosen(len(both))):
+        progress(done / len(kept), "noting what is wrongly raised in the survey's photographs")
+        logits.append(networks.comparison_scores(*as_float(both[index]), both[index].covered))
+    views = views.alarmed(logits)
+    alarms = [views.without(v.pose).recall(v.reference, v.depth, camera, v.pose).alarm for v in heldout]
+    return [replace(v, alarm=alarm) for v, alarm in zip(heldout, alarms, strict=True)], views
 
 
 def train_student(
@@ -190,35 +209,45 @@ def calibrate(
         for variant in range(VARIANTS):
             progress((index + variant / VARIANTS) / len(views), "calibrating on normal views")
             looks = (clean, reference) if variant == 0 else nuisances(rng, clean, reference, pixels=0.4)
-            normal.append((*_raw(networks, *looks, view.covered), view.covered, view.doubtful))
+            normal.append((*_raw(networks, *looks, view.covered), view.covered, view.doubtful, known_alarm(view)))
             pair = with_anomalies(rng, clean, reference, frames, blur=0.5, none=0.0)
             looks = nuisances(rng, pair.frame, pair.reference, pixels=0.4)
-            planted.append((*_raw(networks, *looks, view.covered), pair.mask, view.covered & (pair.weight == 1), view.doubtful))
+            counts = view.covered & (pair.weight == 1)
+            planted.append((*_raw(networks, *looks, view.covered), pair.mask, counts, view.doubtful, known_alarm(view)))
 
-    distances = np.concatenate([d[covered] for d, _, covered, _ in normal])
+    distances = np.concatenate([d[covered] for d, _, covered, _, _ in normal])
     mean, deviation = float(distances.mean()), float(max(distances.std(), 1e-6))
-    standard = [(d - mean) / deviation for d, _, _, _ in normal]
+    standard = [(d - mean) / deviation for d, *_ in normal]
     typical = float(np.median((distances - mean) / deviation))
-    covers = [covered for _, _, covered, _ in normal]
+    covers = [covered for _, _, covered, _, _ in normal]
     alone = Calibration.fitted(_levels(standard, covers, smallest), typical, options.false_alarm_rate)
     if networks.comparison is None:
         return Scores(mean, deviation, 0.0, 1.0, alone, None)
     features, labels = [], []
-    for d, c, mask, counts, doubtful in planted:
+    for d, c, mask, counts, doubtful, alarm in planted:
         for label, where in ((1, counts & (mask > 0.5)), (0, counts & (mask < 0.5))):
-            chosen = rng.permutation(np.flatnonzero(where))[:600]
-            own, unsure = c.ravel()[chosen], doubtful.ravel()[chosen]
-            standardized = np.clip((d.ravel()[chosen] - mean) / deviation, -2, 6)
-            features.append(np.stack([own * ~unsure, standardized, own * unsure, -1.0 * unsure], axis=1))
-            labels.append(np.full(len(chosen), label))
-    compared, distilled, unsure, doubt, _ = logistic_fit(np.concatenate(features), np.concatenate(labels)).tolist()
-    scores = Scores(mean, deviation, max(compared, 0.05), max(distilled, 0.0), alone, None, max(unsure, 0.0), doubt)
-    maps = [scores.fuse(c, d, doubtful) for d, c, _, doubtful in normal]
+            drawn = rng.permutation(np.flatnonzero(where))[:600]
+            own, unsure = c.ravel()[drawn], doubtful.ravel()[drawn]
+            standardized = np.clip((d.ravel()[drawn] - mean) / deviation, -2, 6)
+            known = -alarm.ravel()[drawn]
+            features.append(np.stack([own * ~unsure, standardized, own * unsure, -1.0 * unsure, known], axis=1))
+            labels.append(np.full(len(drawn), label))
+    compared, distilled, unsure, doubt, alarm, _ = logistic_fit(np.concatenate(features), np.concatenate(labels)).tolist()
+    weights = max(compared, 0.05), max(distilled, 0.0)
+    scores = Scores(mean, deviation, *weights, alone, None, max(unsure, 0.0), doubt, max(alarm, 0.0))
+    maps = [scores.fuse(c, d, doubtful, alarm) for d, c, _, doubtful, alarm in normal]
     background = np.concatenate([m[c] for m, c in zip(maps, covers, strict=True)])
-    found = np.concatenate([scores.fuse(c, d, doubtful)[counts & (mask > 0.5)] for d, c, mask, counts, doubtful in planted])
+    found = np.concatenate([
+        scores.fuse(c, d, doubtful, alarm)[counts & (mask > 0.5)] for d, c, mask, counts, doubtful, alarm in planted
+    ])  # fmt: skip
     band = useful_band(background, found)
     fused = Calibration.fitted(_levels(maps, covers, smallest), float(np.median(background)), options.false_alarm_rate, band)
     return replace(scores, fused=fused)
+
+
+def known_alarm(view: View) -> np.ndarray:
+    """The view's `alarm`, 0 where there is none."""
+    return np.zeros(view.depth.shape, np.float32) if view.alarm is None else view.alarm
 
 
 def _raw(networks: Networks, frame: np.ndarray, reference: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -22,7 +22,7 @@ class View:
 
     image: uint8 RGB (H, W, 3); reference: uint8 RGB (h, w, 3), same field of view; depth: float32 (h, w), metres, NaN where
     the survey saw nothing; pose: the camera's, where the reference may be redrawn from the survey's photographs;
-    support: uint8 (h, w), how many of these agree on each pixel of the reference, None where it was not redrawn.
+    support, alarm: as `survey_views.Recalled` has them, None where the reference was not redrawn.
     """
 
     image: np.ndarray
@@ -30,6 +30,7 @@ class View:
     depth: np.ndarray
     pose: Pose | None = None
     support: np.ndarray | None = None
+    alarm: np.ndarray | None = None
 
     def resized(self, size: tuple[int, int]) -> View:
         """The same view with image, reference and depth at ``size`` (width, height), not yet redrawn."""
