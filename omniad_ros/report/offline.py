@@ -18,7 +18,7 @@ from omniad_ros.patrol import Patrol
 from omniad_ros.report.pictures import encode_jpeg
 from omniad_ros.report.recorder import PatrolRecorder
 from omniad_ros.report.writing import write_report
-from omniad_ros.site import Site, write_image, write_json
+from omniad_ros.site import Site, check_empty, write_image, write_json
 from omniad_ros.survey import read_survey
 from omniad_ros.survey.bag import BagOptions, is_bag, open_recording
 from omniad_ros.survey.source import LONGEST_SIDE
@@ -60,8 +60,7 @@ def inspect_images(
     Raises OmniadError where the site or the images cannot be used, or ``out`` holds something.
     """
     options, out = options or InspectOptions(), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OmniadError(f"{out} is not empty; choose an empty output folder")
+    check_empty(out)
     site = Site.open(site_path)
     source = open_frames(Path(images), options, part(progress, 0.0, 0.05))
     try:
