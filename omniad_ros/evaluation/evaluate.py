@@ -371,13 +371,13 @@ def mean_metrics(results: Sequence[dict]) -> dict:
 
 COLUMNS = (
     ("frames", lambda m: m["frames"], "d"),
-    ("localized", lambda m: m["localization"]["success"], ".3f"),
+    ("pose ok", lambda m: m["localization"]["success"], ".3f"),
     ("PSNR", lambda m: m["reference"]["psnr"], ".1f"),
     ("AUROC", lambda m: m["pixel"]["auroc"], ".4f"),
-    ("AUPRO", lambda m: m["pixel"]["aupro"], ".4f"),
+    ("AUPRO", lambda m: m["pixel"]["aupro"], ".3f"),
     ("max F1", lambda m: m["pixel"]["max_f1"], ".3f"),
     ("F1", lambda m: m["pixel"]["f1"], ".3f"),
-    ("image", lambda m: m["image"]["auroc"], ".4f"),
+    ("image", lambda m: m["image"]["auroc"], ".3f"),
     ("ms", lambda m: m["ms"]["total"], ".0f"),
 )
 
