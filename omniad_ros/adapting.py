@@ -10,7 +10,7 @@ from omniad_ros.building import adapt_site
 from omniad_ros.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.geometry import Pose, Rectifier
 from omniad_ros.mapping import Localizer
-from omniad_ros.report.offline import InspectOptions, open_frames
+from omniad_ros.report.offline import InspectOptions, camera_of, open_frames
 from omniad_ros.site import Site
 
 MOST_VIEWS = 120
@@ -26,8 +26,7 @@ def adapt(site_path: Path, images: Path, options: InspectOptions | None = None, 
     site = Site.open(site_path)
     source = open_frames(Path(images), options or InspectOptions(), part(progress, 0.0, 0.05))
     localizer = Localizer.load(site.map_dir)
-    own = source.camera if source.known else site.mapped.camera.resized(source.camera.width, source.camera.height)
-    rectify = Rectifier(own)
+    rectify = Rectifier(camera_of(source, site))
     poses: list[Pose] = []
     for index, (_, name, image) in enumerate(source.frames):
         progress(0.05 + 0.2 * index / max(source.count, 1), f"localizing {name}")

@@ -5,6 +5,7 @@ A stage that is already whole is not run again, so an interrupted build goes on 
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -14,10 +15,14 @@ import numpy as np
 
 from omniad_ros.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.geometry import Camera, Pose
-from omniad_ros.site import Site
+from omniad_ros.site import Site, check_empty, exclusive
 
+LEAST_TRAINED, LEAST_HELDOUT = 8, 4
+"""Images without which no detector can be trained and calibrated."""
 SPACE_FACTOR, SPACE_EXTRA = 2.0, 300e6
 """Free disk needed: a multiple of the survey's bytes, and a rest for map, field and detector."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,24 +61,32 @@ def build_site(
     from omniad_ros.survey import fingerprint, read_survey
 
     options, out = options or BuildOptions(), Path(out)
+    if not (out / "site.json").is_file():
+        check_empty(out)
     progress(0.0, "reading the survey")
     _check_field(options)
+    _check_teacher(options)
     source = read_survey(Path(survey))
+    _check_count(len(source), options, f"the survey {survey} has only {len(source)} images")
     map_options = _map_options(source, options)
     identity = f"{fingerprint(source)} {sorted(asdict(options).items())}"
     existed, started_here = out.exists(), not (out / "site.json").is_file()
     if started_here:
         _check_space(Path(survey), out)
     site = Site.create(out, identity)
-    try:
-        _survey_stage(site, source, part(progress, 0.0, 0.05))
-        _map_stage(site, map_options, part(progress, 0.05, 0.25))
-        _radiance_stage(site, options, part(progress, 0.25, 0.65))
-        _detector_stage(site, options, part(progress, 0.65, 1.0))
-    except OmniadError:
-        if started_here:
-            _remove(out, keep_folder=existed)
-        raise
+    with exclusive(out):
+        site = Site.create(out, identity)  # as it is now that nobody else works on it
+        try:
+            _survey_stage(site, source, part(progress, 0.0, 0.05))
+            _map_stage(site, map_options, part(progress, 0.05, 0.25))
+            mapped = len(site.mapped)
+            _check_count(mapped, options, f"only {mapped} of the survey's {len(source)} images could be placed in the map")
+            _radiance_stage(site, options, part(progress, 0.25, 0.65))
+            _detector_stage(site, options, part(progress, 0.65, 1.0))
+        except OmniadError:
+            if started_here:
+                _remove(out, keep_folder=existed)
+            raise
     progress(1.0, "the site is built")
     return site
 
@@ -86,7 +99,7 @@ def _survey_stage(site: Site, source, progress: Progress) -> None:
     info: dict = {}
     with site.stage("survey", info) as work:
         images = write_survey(source, work, progress)
-        odometry = images.poses[0] is not None
+        odometry = any(pose is not None for pose in images.poses)
         info |= {"images": len(images), "odometry": odometry, "camera_from": source.camera_from}
 
 
@@ -111,6 +124,8 @@ def _map_stage(site: Site, options, progress: Progress) -> None:
     info: dict = {}
     with site.stage("map", info) as work, _timed(info):
         info |= build_map(site.survey, work, progress, options)
+    if info["scale"] == "unknown":
+        logger.warning("the survey has no poses that give the map a metric scale: it is right up to scale (--baseline or --distance can give it one)")
 
 
 def _radiance_stage(site: Site, options: BuildOptions, progress: Progress) -> None:
@@ -181,7 +196,7 @@ def normal_views(site: Site, options: BuildOptions, progress: Progress = quiet) 
 def adapt_site(site: Site, poses: list[Pose], progress: Progress = quiet) -> dict:
     """Adapt a site's detector to the poses of the images to be inspected (QANV); the detector is replaced as a whole."""
     info: dict = dict(site.info("detector"))
-    with site.stage("detector", info) as work, _timed(info):
+    with exclusive(site.path), site.stage("detector", info) as work, _timed(info):
         info |= adapt_into(site, poses, work, progress)
     return info
 
@@ -216,8 +231,34 @@ def _check_field(options: BuildOptions) -> None:
 
     if options.nerfstudio_run and not Path(options.nerfstudio_run).exists():
         raise OmniadError(f"{options.nerfstudio_run} does not exist; give the directory with nerfstudio's config.yml")
+    named = dict(zip(options.field_options[::2], options.field_options[1::2]))
+    if (steps := named.get("--max-num-iterations", "1")).lstrip("-").isdigit() and int(steps) < 1:
+        raise OmniadError(f"--max-num-iterations {steps}: a field needs at least one step, and some thousands to be good")
     if options.field_options or options.field != BuildOptions.field:
         check_method(options.field, options.field_options)
+
+
+def _check_teacher(options: BuildOptions) -> None:
+    """Whether the teacher that was asked for is at hand."""
+    from omniad_ros.detection import DetectorOptions
+
+    detector = DetectorOptions(**dict(options.detector))
+    if detector.backbone != "auto" or detector.teacher_weights:
+        from omniad_ros.detection.student import choose_backbone, load_teacher
+
+        load_teacher(*choose_backbone(detector.backbone, detector.teacher_weights))
+
+
+def _check_count(count: int, options: BuildOptions, complaint: str) -> None:
+    """Raise OmniadError where so many images are too few for a site."""
+
+    def enough(number: int) -> bool:
+        trained, heldout = split(number, options.holdout)
+        return len(trained) >= LEAST_TRAINED and len(heldout) >= LEAST_HELDOUT
+
+    if not enough(count):
+        least = next(number for number in range(count, 10000) if enough(number))
+        raise OmniadError(f"{complaint}; a site needs at least {least}, and about 100 to be good")
 
 
 class _timed:

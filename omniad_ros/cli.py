@@ -7,13 +7,15 @@ one sentence on stderr and exit status 1; a traceback is shown only with --debug
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import warnings
 from pathlib import Path
 
 from omniad_ros import __version__
-from omniad_ros.feedback import OmniadError, Progress
+from omniad_ros.feedback import OmniadError
+from omniad_ros.terminal import ProgressBar, show_notes
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     elif further:
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     _quieten()
+    show_notes()
     try:
         options.run(options)
         return 0
@@ -36,6 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nomniad: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+    except OSError as error:
+        if options.debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        sentence = "no space left on the disk; free some and run the same command again" if full else f"{where}{error.strerror or error}"
+        print(f"omniad: {sentence}", file=sys.stderr)
+        return 1
     except Exception as error:  # the last line of defence: users get a sentence, developers --debug
         if options.debug:
             raise
@@ -46,8 +57,28 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the options in one sentence, not below a page of usage."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
+def _at_least(least: int):
+    def whole(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+        if not least <= number < 2**31:
+            raise argparse.ArgumentTypeError(f"{text} is out of range, {least} is the least")
+        return number
+
+    return whole
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "omniad", description="Notice what is wrong on a patrol: survey a place once, then inspect every frame."
     )
     parser.add_argument("--version", action="version", version=f"omniad {__version__}")
@@ -64,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     demo = command("demo", run_demo, "run the whole chain on a simulated robot: survey, build, patrol, report")
-    demo.add_argument("--seed", type=int, default=0, help="which simulated site (%(default)s)")
+    demo.add_argument("--seed", type=_at_least(0), default=0, help="which simulated site (%(default)s)")
     demo.add_argument(
         "--out", type=Path, default=Path("omniad_demo"), help="where index.html and metrics.json go (%(default)s)"
     )
@@ -159,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = command("bench", run_bench, "measure milliseconds a stage, frames a second and memory on this machine")
     bench.add_argument("site", type=Path, metavar="SITE")
-    bench.add_argument("--frames", type=int, default=30, help="how many frames are timed (%(default)s)")
+    bench.add_argument("--frames", type=_at_least(1), default=30, help="how many frames are timed (%(default)s)")
     bench.add_argument(
         "--node", action="store_true", help="measure the nodes as processes beside the library, and their memory"
     )
@@ -172,6 +203,20 @@ def _parser() -> argparse.ArgumentParser:
 def _bag_arguments(parser: argparse.ArgumentParser) -> None:
     for name, what in (("image", "images"), ("camera-info", "calibration"), ("odom", "odometry")):
         parser.add_argument(f"--{name}", metavar="TOPIC", help=f"a bag's topic of the {what}; found by its type if not given")
+    parser.add_argument(
+        "--camera-xyz", nargs=3, type=float, metavar=("X", "Y", "Z"), help="place of the camera on the robot in metres, instead of what /tf_static says"
+    )
+    parser.add_argument(
+        "--camera-rpy", nargs=3, type=float, metavar=("R", "P", "Y"), help="roll, pitch and yaw of its body (x forward, z up) in radians"
+    )
+
+
+def _bag_options(options: argparse.Namespace):
+    from omniad_ros.survey.bag import BagOptions, mounted
+
+    xyz, rpy = options.camera_xyz, options.camera_rpy
+    mount = mounted(xyz or (0, 0, 0), rpy or (0, 0, 0)) if xyz or rpy else None
+    return BagOptions(options.image, options.camera_info, options.odom, mount)
 
 
 def _build_arguments(parser: argparse.ArgumentParser) -> None:
@@ -222,9 +267,9 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
         "--plain", action="store_true", help="reverse distillation as published: no attention, novel views or reference comparison"
     )
     parser.add_argument(
-        "--longest-side", type=int, default=320, help="pixels at which field and detector are trained (%(default)s)"
+        "--longest-side", type=_at_least(64), default=320, help="pixels at which field and detector are trained (%(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
+    parser.add_argument("--seed", type=_at_least(0), default=0, help="of everything random (%(default)s)")
 
 
 def _build_options(options: argparse.Namespace):
@@ -273,12 +318,12 @@ def run_demo(options: argparse.Namespace) -> None:
 def run_survey(options: argparse.Namespace) -> None:
     from omniad_ros.feedback import part
     from omniad_ros.survey import export_survey, read_survey
-    from omniad_ros.survey.bag import BagOptions, is_bag, read_bag
+    from omniad_ros.survey.bag import is_bag, read_bag
 
     with ProgressBar() as progress:
         reading = part(progress, 0.0, 0.7)
         if is_bag(options.recording):
-            source = read_bag(options.recording, BagOptions(options.image, options.camera_info, options.odom), reading)
+            source = read_bag(options.recording, _bag_options(options), reading)
         else:
             source = read_survey(options.recording, reading)
         export_survey(source, options.out, part(progress, 0.7, 1.0))
@@ -297,6 +342,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from omniad_ros.evaluation import evaluate_datasets
     from omniad_ros.evaluation.evaluate import EvaluationOptions
 
+    if options.site and options.field_options:
+        raise OmniadError(f"nothing is built where --site is given, so {options.field_options[0]} has no meaning; leave it out")
     chosen = EvaluationOptions(options.adapt, options.ablation)
     with ProgressBar() as progress:
         table = evaluate_datasets(options.dataset, options.site, options.out, _build_options(options), progress, chosen)
@@ -307,21 +354,17 @@ def run_evaluate(options: argparse.Namespace) -> None:
 def run_adapt(options: argparse.Namespace) -> None:
     from omniad_ros.adapting import adapt
     from omniad_ros.report.offline import InspectOptions
-    from omniad_ros.survey.bag import BagOptions
 
-    bag = BagOptions(options.image, options.camera_info, options.odom)
     with ProgressBar() as progress:
-        count = adapt(options.site, options.images, InspectOptions(bag=bag), progress)
+        count = adapt(options.site, options.images, InspectOptions(bag=_bag_options(options)), progress)
     print(f"adapted to {count} views\nSite: {options.site}")
 
 
 def run_inspect(options: argparse.Namespace) -> None:
     from omniad_ros.report.offline import InspectOptions, inspect_images
-    from omniad_ros.survey.bag import BagOptions
 
-    bag = BagOptions(options.image, options.camera_info, options.odom)
     with ProgressBar() as progress:
-        chosen = InspectOptions(independent=options.independent, bag=bag)
+        chosen = InspectOptions(independent=options.independent, bag=_bag_options(options))
         inspect_images(options.site, options.images, options.out, progress, chosen)
     print(f"Report: {options.out / 'index.html'}")
 
@@ -345,6 +388,8 @@ def run_bench(options: argparse.Namespace) -> None:
     from omniad_ros.evaluation.bench import BenchOptions, bench, format_bench
     from omniad_ros.site import write_json
 
+    if options.json and not options.json.absolute().parent.is_dir():
+        raise OmniadError(f"the folder of {options.json} does not exist")
     with ProgressBar() as progress:
         if options.node:
             from omniad_ros.nodes.bench import NodeBenchOptions, bench_nodes, format_node_bench
@@ -362,28 +407,6 @@ def run_doctor(options: argparse.Namespace) -> None:
     from omniad_ros.doctor import examine, format_findings
 
     print(format_findings(examine()))
-
-
-class ProgressBar:
-    """A `Progress` shown as a bar with the time left, on stderr."""
-
-    def __enter__(self) -> Progress:
-        from tqdm import tqdm
-
-        self.bar = tqdm(
-            total=1000,
-            bar_format="{percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left  {desc}",
-            dynamic_ncols=True,
-        )
-        return self.show
-
-    def show(self, fraction: float, message: str) -> None:
-        self.bar.set_description_str(message, refresh=False)
-        self.bar.update(max(0, round(1000 * min(fraction, 1.0)) - self.bar.n))
-        self.bar.refresh()
-
-    def __exit__(self, *_) -> None:
-        self.bar.close()
 
 
 def _quieten() -> None:

@@ -27,6 +27,8 @@ def run_demo(out: Path, seed: int = 0, progress: Progress = quiet) -> str:
     from omniad_ros.report import write_report
     from omniad_ros.sim import apart
 
+    if out.exists() and not out.is_dir():
+        raise OmniadError(f"{out} is a file; choose a folder")
     foreign = [entry.name for entry in out.iterdir() if entry.name not in OWN_FILES] if out.is_dir() else []
     if foreign:
         raise OmniadError(f"{out} is not empty (it holds {foreign[0]}); choose an empty output folder")

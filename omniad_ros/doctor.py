@@ -13,12 +13,17 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor: ``ok`` or not, what was found, and what it enables or what to do."""
+    """One line of the doctor: ``ok`` or not, what was found, and what it enables or what to do; needed: little works without."""
 
     part: str
     ok: bool
     found: str
     advice: str
+    needed: bool = False
+
+    @property
+    def verdict(self) -> str:
+        return "ok" if self.ok else "missing" if self.needed else "optional"
 
 
 def examine() -> list[Finding]:
@@ -41,7 +46,7 @@ def format_findings(findings: list[Finding]) -> str:
     """The findings as lines of text, for a terminal."""
     width = max(len(finding.part) for finding in findings)
     return "\n".join(
-        f"{'ok     ' if finding.ok else 'missing'}  {finding.part:{width}}  {finding.found}: {finding.advice}"
+        f"{finding.verdict:8}  {finding.part:{width}}  {finding.found}: {finding.advice}"
         for finding in findings
     )
 
@@ -62,7 +67,7 @@ def _python() -> Finding:
     found = f"Python {platform.python_version()}, {versions or 'no library'}"
     complete = all(map(_version, ("torch", "nerfstudio", "pycolmap")))
     return Finding(
-        "libraries", complete, found, "sites can be built" if complete else "run 'pip install -r requirements.txt'"
+        "libraries", complete, found, "sites can be built" if complete else "run 'pip install -r requirements.txt'", needed=True
     )
 
 
@@ -73,6 +78,7 @@ def _ros() -> Finding:
             False,
             "no rclpy",
             "source a ROS 2 installation, or run 'make venv'; build, evaluate and inspect work without",
+            needed=True,
         )
     distribution = os.environ.get("ROS_DISTRO")
     found = (
@@ -96,14 +102,14 @@ def _launch() -> Finding:
 
 def _ros_optional() -> list[Finding]:
     enabled = {
-        "cv_bridge": "images are converted by it (else by rosbags-image)",
-        "tf_transformations": "rotations are converted by it (else by transforms3d)",
-        "tf2_ros": "map → odom on /tf, extrinsics from /tf (else from parameters)",
-        "vision_msgs": "the topic 'detections' (else markers only)",
+        "cv_bridge": ("it converts images", "rosbags-image converts images instead"),
+        "tf_transformations": ("it converts rotations", "transforms3d converts rotations instead"),
+        "tf2_ros": ("map → odom on /tf, extrinsics from /tf", "no map → odom on /tf, and extrinsics come from parameters"),
+        "vision_msgs": ("the topic 'detections'", "tracks are published as markers only, not as 'detections'"),
     }
     return [
-        Finding(name, _has(name), "installed" if _has(name) else "not installed", text)
-        for name, text in enabled.items()
+        Finding(name, True, "installed", there) if _has(name) else Finding(name, False, "not installed", without)
+        for name, (there, without) in enabled.items()
     ]
 
 
@@ -164,4 +170,4 @@ def _viewer() -> Finding:
 
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    return Finding("disk", free > 2, f"{free:.0f} GB free here", "a site of 100 images takes about 0.1 GB")
+    return Finding("disk", free > 2, f"{free:.0f} GB free here", "a site of 100 images takes about 0.1 GB", needed=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -120,10 +121,10 @@ def write_json(path: Path, data) -> None:
 def read_json(path: Path):
     """Parsed JSON. Raises OmniadError where the file is missing or is not JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8-sig"))  # other tools may begin with a byte order mark
     except FileNotFoundError:
         raise OmniadError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OmniadError(f"{path} cannot be read as JSON: {error}") from None
 
 
@@ -164,6 +165,37 @@ def _sha256_blocks(file) -> str:  # Python 3.10 has no file_digest
     return digest.hexdigest()
 
 
+def check_empty(folder: Path) -> None:
+    """Raise OmniadError where an output folder holds something, or cannot be one."""
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise OmniadError(f"{folder} is not empty; choose an empty output folder")
+        place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise OmniadError(f"{folder} cannot be used: {error.strerror}") from error
+    if not place.is_dir():
+        raise OmniadError(f"{place} is a file; choose a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OmniadError(f"{place} cannot be written to; choose another folder")
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes from working on the same folder. Raises OmniadError where one does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise OmniadError(f"another process is working on {folder}; wait until it is done, or choose another folder") from None
+    except OSError:
+        pass  # a network disk that knows no locks
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 class Site:
     """A site on disk. Make one with `Site.create` and `stage`; open a finished one with `Site.open`."""
 
@@ -185,8 +217,7 @@ class Site:
                     f"{path} holds the site of another survey or other options; choose an empty output folder"
                 )
             return site
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise OmniadError(f"{path} is not empty; choose an empty output folder")
+        check_empty(path)
         site = cls(path, {"format": FORMAT, "version": VERSION, "source": source,
                           "frames": {"map": MAP_FRAME, "camera": "optical"}, "camera": None, "stages": {}, "files": {}})  # fmt: skip
         with _disk_errors(path):
@@ -263,16 +294,17 @@ class Site:
             yield work
             for leftover in list(work.glob(".*")):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            files = {k: v for k, v in self.manifest["files"].items() if not k.startswith(f"{name}/")}
+            files |= {f"{name}/{file.relative_to(work).as_posix()}": sha256(file) for file in sorted(work.rglob("*")) if file.is_file()}
+            manifest = {**self.manifest, "files": files, "stages": {**self.manifest["stages"], name: info}}
+            if name == "survey":
+                manifest["camera"] = _read_own_transforms(work / "transforms.json").camera.to_dict()
+            # all that can fail for want of space comes before an old stage gives way
+            write_json(self.path / ".site.json", manifest)
             shutil.rmtree(final, ignore_errors=True)
             work.rename(final)
-            self.manifest["files"] = {k: v for k, v in self.manifest["files"].items() if not k.startswith(f"{name}/")}
-            self.manifest["files"].update({
-                file.relative_to(self.path).as_posix(): sha256(file) for file in sorted(final.rglob("*")) if file.is_file()
-            })  # fmt: skip
-            self.manifest["stages"][name] = info
-            if name == "survey":
-                self.manifest["camera"] = self.survey.camera.to_dict()
-            write_json(self.path / "site.json", self.manifest)
+            os.replace(self.path / ".site.json", self.path / "site.json")
+            self.manifest = manifest
 
     @property
     def camera(self) -> Camera:

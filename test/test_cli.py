@@ -84,6 +84,8 @@ def test_a_bad_survey_gets_one_sentence_and_changes_nothing(tiny_dataset, tmp_pa
         (["--baseline", "nowhere.png", "000.png", "1.5"], "no image named 'nowhere.png'"),
         (["--baseline", "000.png", "001.png", "-2"], "above 0 metres"),
         (["--distance", "000.png", "10", "x", "001.png", "5", "5", "1"], "as numbers"),
+        (["--teacher", "resnet1000"], "unknown backbone"),
+        (["--max-num-iterations", "0"], "at least one step"),
     ],
 )
 def test_a_build_that_cannot_be_gets_one_sentence_and_changes_nothing(tiny_dataset, tmp_path, capsys, options, words):
@@ -93,6 +95,38 @@ def test_a_build_that_cannot_be_gets_one_sentence_and_changes_nothing(tiny_datas
     complaint = capsys.readouterr().err.strip().splitlines()[-1]
     assert complaint.startswith("omniad: ") and words in complaint and "unexpected" not in complaint
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options", [["build"], ["build", "S", "--out", "O", "--seed", "-1"], ["bench", "S", "--frames", "none"], ["tidy"], ["doctor", "now"]]
+)
+def test_wrong_options_get_one_sentence(capsys, options):
+    from omniad_ros import cli
+
+    with pytest.raises(SystemExit) as ended:
+        cli.main(options)
+    complaint = capsys.readouterr().err
+    assert ended.value.code == 2 and complaint.count("\n") == 1 and "--help" in complaint
+
+
+def test_too_few_images_are_told_before_the_work(tiny_dataset, tmp_path, capsys):
+    from omniad_ros import cli
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for file in sorted((tiny_dataset / "train" / "good").iterdir())[:12]:
+        shutil.copy(file, photos)
+    assert cli.main(["build", str(photos), "--out", str(tmp_path / "site")]) == 1
+    assert "has only 12 images; a site needs at least 22" in capsys.readouterr().err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_pipe_gets_lines_that_nothing_overwrites(tiny_dataset, tmp_path):
+    result = omniad("survey", tiny_dataset, "--out", tmp_path / "survey")
+    assert result.returncode == 0 and "\r" not in result.stderr
+    lines = result.stderr.splitlines()
+    assert 2 <= len(lines) <= 12 and "done" in lines[-1], lines
+    assert result.stdout.splitlines()[-1] == f"Survey: {tmp_path / 'survey'}"
 
 
 def test_a_folder_that_is_not_empty_stays_as_it_is(tiny_dataset, tmp_path):

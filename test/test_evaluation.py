@@ -24,6 +24,7 @@ from omniad_ros.evaluation import (
     read_dataset,
     score_patrol,
 )
+from omniad_ros.evaluation.layouts import read_mask
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Camera, Pose
 from omniad_ros.mapping import Localization
@@ -216,6 +217,41 @@ def test_layouts(tmp_path):
         read_dataset(tmp_path / "half")
 
 
+@pytest.mark.parametrize("form", ["list", "bare", "without suffix", "nested", "records", "capitals"])
+def test_true_poses_in_the_forms_that_people_write(tmp_path, form):
+    root = make_dataset(tmp_path / "data")
+    poses = json.loads((root / "test_poses.json").read_text())
+    expected = [f.pose.translation for f in read_dataset(root).frames]
+    write_json(root / "test_poses.json", {
+        "list": [{"file_path": f"./{path}", "transform_matrix": pose} for path, pose in poses.items()],
+        "bare": {path.removeprefix("test/"): pose for path, pose in poses.items()},
+        "without suffix": {path.removesuffix(".png"): pose for path, pose in poses.items()},
+        "nested": {kind: {p.split("/")[2]: m for p, m in poses.items() if f"/{kind}/" in p} for kind in ("good", "missing")},
+        "records": {path: {"transform_matrix": pose} for path, pose in poses.items()},
+        "capitals": {path.replace("missing", "Missing"): pose for path, pose in poses.items()},
+    }[form])  # fmt: skip
+    assert np.allclose([f.pose.translation for f in read_dataset(root).frames], expected)
+
+
+def test_masks_in_the_forms_that_people_draw(tmp_path):
+    truth = np.zeros((48, 64), np.uint8)
+    truth[10:20, 10:30] = 1
+    soft = np.where(truth, 255, 0).astype(np.uint8)
+    soft[9, 10:30] = 60  # an edge that was smoothed
+    numbered = truth.copy()
+    numbered[10:20, 20:30] = 7
+    pictures = [truth, soft, numbered, np.repeat(truth[..., None] * 255, 3, 2), np.kron(truth, np.ones((2, 2), np.uint8)) * 255]
+    for index, picture in enumerate(pictures):
+        write_image(tmp_path / f"{index}.png", picture)
+        assert np.array_equal(read_mask(tmp_path / f"{index}.png", 64, 48), truth > 0), index
+    root = make_dataset(tmp_path / "data")
+    folder = root / "ground_truth" / "missing"
+    for path in list(folder.iterdir()):
+        path.rename(path.with_name(path.name.replace("_mask.png", ".PNG")))
+    folder.rename(folder.with_name("Missing"))
+    assert sum(f.mask is not None for f in read_dataset(root).frames) == 2
+
+
 def test_a_nerfstudio_set_without_tests_holds_out_normal_frames(tmp_path):
     root = tmp_path / "set"
     (root / "images").mkdir(parents=True)
@@ -239,6 +275,16 @@ def test_bad_datasets_change_nothing(tmp_path):
         evaluate_dataset(root, tmp_path / "site", tmp_path / "out")
     with pytest.raises(OmniadError, match="not a site"):
         evaluate_dataset(root, tmp_path / "nowhere", tmp_path / "new")
+    mask = root / "ground_truth/missing/000_mask.png"
+    drawn = mask.read_bytes()
+    write_image(mask, np.zeros((64, 48), np.uint8))
+    with pytest.raises(OmniadError, match="shape of its image"):
+        evaluate_dataset(root, None, tmp_path / "new")
+    mask.write_bytes(drawn)
+    image = root / "test/good/001.png"
+    write_image(image, np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(OmniadError, match="shape of the survey's"):
+        evaluate_dataset(root, None, tmp_path / "new")
     (root / "transforms.json").write_text("{")
     with pytest.raises(OmniadError, match="JSON"):
         evaluate_dataset(root, None, tmp_path / "new")

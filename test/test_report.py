@@ -16,7 +16,7 @@ from omniad_ros.mapping import Localization
 from omniad_ros.report import GalleryFrame, PatrolRecorder, PatrolReport, PlantedMark, RouteStep, write_report
 from omniad_ros.report.offline import inspect_images
 from omniad_ros.report.pictures import encode_jpeg
-from omniad_ros.site import Site, SparsePoints, write_transforms
+from omniad_ros.site import Site, SparsePoints, write_image, write_transforms
 from omniad_ros.tracking import Track, Tracker
 
 RNG = np.random.default_rng(0)
@@ -161,6 +161,15 @@ def test_pictures_are_inspected_offline(tiny_site, tiny_dataset, tmp_path):
     with pytest.raises(OmniadError, match="no images"):
         inspect_images(tiny_site, tmp_path / "patrol" / "..", tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_pictures_of_another_camera_are_refused(tiny_site, tmp_path):
+    (tmp_path / "square").mkdir()
+    for i in range(2):
+        write_image(tmp_path / "square" / f"{i}.png", np.zeros((120, 120, 3), np.uint8))
+    with pytest.raises(OmniadError, match="another camera"):
+        inspect_images(tiny_site, tmp_path / "square", tmp_path / "out")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["square"]
 
 
 def test_a_bag_gives_the_same_as_its_pictures(tiny_site, tiny_dataset, tmp_path):

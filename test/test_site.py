@@ -9,7 +9,7 @@ import pytest
 
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Camera, Pose
-from omniad_ros.site import STAGES, PosedImages, Site, write_atomically, write_image, write_transforms
+from omniad_ros.site import STAGES, PosedImages, Site, exclusive, write_atomically, write_image, write_transforms
 
 
 def write_site(path, source="a survey"):
@@ -88,6 +88,28 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     with pytest.raises(OmniadError, match="another survey"):
         Site.create(tmp_path / "site", "another survey")
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_full_disk_keeps_the_old_stage(tmp_path, monkeypatch):
+    """`omniad adapt` replaces the detector of a site that may be the robot's only one."""
+    site = write_site(tmp_path / "site")
+    site = Site.open(tmp_path / "site")
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("omniad_ros.site.write_json", full)
+    with pytest.raises(OmniadError, match="no space"), site.stage("detector") as work:
+        (work / "data.json").write_text("new")
+    assert (Site.open(tmp_path / "site").detector_dir / "data.json").read_text() == "{}"
+
+
+def test_two_processes_do_not_work_on_one_folder(tmp_path):
+    with exclusive(tmp_path):
+        with pytest.raises(OmniadError, match="another process"), exclusive(tmp_path):
+            pass
+    with exclusive(tmp_path):
+        pass
 
 
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):

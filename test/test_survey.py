@@ -84,6 +84,27 @@ def test_transparent_and_grey_pictures(tmp_path):
     assert (survey.image(0) == 255).all() and (survey.image(1) == 7).all()
 
 
+def test_orientation_marks_turn_photographs_but_not_pixels_that_have_poses(tmp_path):
+    """COLMAP and nerfstudio take a photograph as it is stored, so their poses and intrinsics are of the pixels as stored."""
+    from PIL import Image
+
+    mark = Image.Exif()
+    mark[274] = 6  # turn clockwise to see it upright
+    stored = picture(3)
+    root = make(tmp_path / "in", ["a.png", "b.png"], [frame("a.png", 0), frame("b.png", 1)], fl_x=60.0, w=64, h=48)
+    for name in "ab":
+        Image.fromarray(stored).save(root / f"{name}.png", exif=mark)
+    (tmp_path / "out").mkdir()
+    survey = write_survey(read_survey(root), tmp_path / "out")
+    assert np.array_equal(survey.image(0), stored)
+    data = json.loads((root / "transforms.json").read_text())
+    (root / "transforms.json").write_text(json.dumps({**data, "w": 48, "h": 64}))  # a tool that turned them itself
+    assert read_survey(root).camera.width == 48
+    (root / "transforms.json").unlink()
+    (tmp_path / "turned").mkdir()
+    assert np.array_equal(write_survey(read_survey(root), tmp_path / "turned").image(0), np.rot90(stored, -1))
+
+
 def test_distortion_is_removed(tmp_path):
     """A straight line, bent by the lens, is straight again."""
     k, d = np.array([[300.0, 0, 159.5], [0, 300.0, 119.5], [0, 0, 1]]), np.array([-0.3, 0.1, 0, 0])
@@ -158,6 +179,15 @@ def broken(tmp_path, name):
         (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:200])
     elif name == "different intrinsics":
         make(tmp_path, files, [{**good[0], "fl_x": 60}, {**good[1], "fl_x": 70}])
+    elif name == "twice, with different poses":
+        make(tmp_path, files, [*good, {**frame("./a.png", 5)}])
+    elif name == "GIF image":
+        from PIL import Image
+
+        make(tmp_path, files, good)
+        Image.fromarray(picture(0)).save(tmp_path / "b.png", format="GIF")
+    elif name == "names 2 image":
+        make(tmp_path, files, [frame("a" * 5000, 0), frame("b" * 5000, 1)])
     elif name == "no images":
         tmp_path.mkdir(exist_ok=True)
 
@@ -165,6 +195,7 @@ def broken(tmp_path, name):
 @pytest.mark.parametrize("name", [
     "json", "not finite", "carries a scale of 2", "no intrinsics", "first is c.png", "differ in size", "cannot|can be read",
     "different intrinsics", "no images", "last row", "without a file_path",
+    "twice, with different poses", "GIF image", "names 2 image",
 ])  # fmt: skip
 def test_bad_surveys_get_one_sentence(tmp_path, name):
     broken(tmp_path, name)
@@ -175,7 +206,7 @@ def test_bad_surveys_get_one_sentence(tmp_path, name):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def write_bag(path, storage, stamps=range(40), broken=(), topic="/camera/image_raw"):
+def write_bag(path, storage, stamps=range(40), broken=(), topic="/camera/image_raw", odometry_late=0.0, focal=150.0):
     """A robot that drives along a wall: images, camera_info, odometry at twice the rate, and /tf_static."""
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
@@ -203,7 +234,7 @@ def write_bag(path, storage, stamps=range(40), broken=(), topic="/camera/image_r
         roi = types["RegionOfInterest"](0, 0, 0, 0, False)
         for i in stamps:
             time = 100 + 0.1 * i
-            k = np.array([150.0, 0, 79.5, 0, 150, 59.5, 0, 0, 1])
+            k = np.array([focal, 0, 79.5, 0, focal, 59.5, 0, 0, 1])
             info = types["CameraInfo"](header(time, "optical"), 120, 160, "plumb_bob", np.array([-0.1, 0, 0, 0, 0.0]), k, np.eye(3).ravel(), np.zeros(12), 0, 0, roi)
             send("/camera/camera_info", "sensor_msgs/msg/CameraInfo", time, info)
             picture = np.ascontiguousarray(wall[:, 5 * i : 5 * i + 160])
@@ -213,7 +244,7 @@ def write_bag(path, storage, stamps=range(40), broken=(), topic="/camera/image_r
                 pose = types["Pose"](types["Point"](0.0, at - 100, 0.0), types["Quaternion"](0.0, 0.0, 0.0, 1.0))
                 twist = types["Twist"](types["Vector3"](0.0, 0.0, 0.0), types["Vector3"](0.0, 0.0, 0.0))
                 odometry = types["Odometry"](
-                    header(at, "odom"), "base_link", types["PoseWithCovariance"](pose, np.zeros(36)), types["TwistWithCovariance"](twist, np.zeros(36))
+                    header(at + odometry_late, "odom"), "base_link", types["PoseWithCovariance"](pose, np.zeros(36)), types["TwistWithCovariance"](twist, np.zeros(36))
                 )
                 send("/odom", "nav_msgs/msg/Odometry", at, odometry)
 
@@ -238,6 +269,20 @@ def test_a_bag_becomes_a_survey(tmp_path, storage):
     file = next((tmp_path / "bag").glob("*.mcap" if storage == "mcap" else "*.db3"))
     if storage == "mcap":
         assert read_survey(file).names == source.names
+
+
+def test_a_bag_says_what_is_wrong_with_its_clock_and_camera(tmp_path, caplog):
+    from omniad_ros.survey.bag import BagOptions, mounted, read_bag
+
+    write_bag(tmp_path / "bag", "mcap", range(8), odometry_late=1e4, focal=0.0)
+    source = read_bag(tmp_path / "bag")
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert not any(source.poses) and "same clock" in said
+    assert source.camera_from == "guess" and "uncalibrated" in said
+    write_bag(tmp_path / "other", "mcap", range(8))
+    turned = read_bag(tmp_path / "other", BagOptions(base_from_camera=mounted((0.3, 0, 1.0), (0, 0, np.pi / 2))))
+    assert np.allclose(turned.poses[-1].rotation[:, 2], (0, 1, 0), atol=1e-9)  # looks to the left
+    assert np.isclose(turned.poses[-1].translation[2], 1.0)
 
 
 def test_bad_bags(tmp_path):

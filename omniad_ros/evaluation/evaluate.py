@@ -7,6 +7,7 @@ on them: threshold and detector come from the survey.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,10 +89,9 @@ def evaluate_dataset(
     from omniad_ros.inspection import InspectionOptions, Inspector
 
     dataset, out = read_dataset(root), Path(out)
-    source = _survey_of(dataset, site)
     _check_out(out, *OWN_FILES)
-    for frame in dataset.frames:
-        check_picture(frame.image)
+    source = _survey_of(dataset, site)
+    _check_frames(dataset, source)
     existed = out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -101,11 +101,14 @@ def evaluate_dataset(
             progress = part(progress, 0.7, 1.0)
         site = site if isinstance(site, Site) else Site.open(site)
     except OmniadError:
+        if not (out / "site").exists():
+            shutil.rmtree(out / "survey", ignore_errors=True)
         if not existed:
-            _remove_if_empty(out, "survey")
+            with contextlib.suppress(OSError):
+                out.rmdir()
         raise
     inspector = Inspector(site, options=InspectionOptions(evidence=False, tracking=False))
-    cameras = _TestCameras(site.mapped.camera, source.camera if source else None)
+    cameras = _TestCameras(site.mapped.camera, source)
     if options.adapt:
         _adapt(site, inspector, dataset, cameras, out / "adapted", part(progress, 0.0, 0.5))
         progress = part(progress, 0.5, 1.0)
@@ -132,8 +135,6 @@ def evaluate_dataset(
 
 def _adapt(site: Site, inspector, dataset: Dataset, cameras: _TestCameras, folder: Path, progress: Progress) -> None:
     """Give the inspector a copy of the site's detector that is adapted to the poses of the test images."""
-    import shutil
-
     from omniad_ros.building import adapt_into
     from omniad_ros.detection import Detector
 
@@ -190,21 +191,29 @@ def _survey_of(dataset: Dataset, site) -> SurveySource | None:
         return None
 
 
+def _check_frames(dataset: Dataset, source: SurveySource | None) -> None:
+    """Raise OmniadError where a test image or a mask cannot be used, before hours are spent on the site."""
+    for frame in dataset.frames:
+        width, height, _ = check_picture(frame.image, source is None or source.upright)
+        camera = source.camera if source else None
+        if camera and not _same_shape(width, height, camera.width, camera.height):
+            raise OmniadError(f"{frame.image} is {width}x{height}; that is not the shape of the survey's {camera.width}x{camera.height}")
+        if frame.mask is not None:
+            w, h, _ = check_picture(frame.mask, upright=False)
+            if not _same_shape(w, h, width, height):
+                raise OmniadError(f"{frame.mask} is {w}x{h}; that is not the shape of its image, {width}x{height}")
+
+
+def _same_shape(width: int, height: int, other_width: int, other_height: int) -> bool:
+    return abs(width * other_height / (height * other_width) - 1) <= 0.02
+
+
 def _check_out(out: Path, *own: str) -> None:
     if out.exists() and not out.is_dir():
         raise OmniadError(f"{out} is a file; choose a folder")
     foreign = [entry.name for entry in out.iterdir() if entry.name not in (*own, "metrics.json")] if out.exists() else []
     if foreign:
         raise OmniadError(f"{out} is not empty (it holds {foreign[0]}); choose an empty output folder")
-
-
-def _remove_if_empty(out: Path, *leftovers: str) -> None:
-    import shutil
-
-    for name in leftovers:
-        shutil.rmtree(out / name, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        out.rmdir()
 
 
 def _dataset_frame(site: Site, source: SurveySource | None) -> Alignment | None:
@@ -224,17 +233,18 @@ def _dataset_frame(site: Site, source: SurveySource | None) -> Alignment | None:
 class _TestCameras:
     """Reads test images as the inspector wants them: rectified, and not larger than surveys are."""
 
-    def __init__(self, mapped: Camera, source: Camera | None):
-        self.mapped, self.source = mapped, source or mapped
+    def __init__(self, mapped: Camera, source: SurveySource | None):
+        self.mapped, self.source = mapped, source.camera if source else mapped
+        self.upright = source is None or source.upright
         self._rectifiers: dict[tuple[int, int], Rectifier] = {}
 
     def read(self, frame: TestFrame) -> tuple[np.ndarray, np.ndarray, Camera]:
         """(image uint8 (H, W, 3), mask bool (H, W), camera). Raises OmniadError where the image is of another shape."""
         import cv2
 
-        image = read_picture(frame.image)
+        image = read_picture(frame.image, self.upright)
         height, width = image.shape[:2]
-        if abs(width * self.source.height / (height * self.source.width) - 1) > 0.02:
+        if not _same_shape(width, height, self.source.width, self.source.height):
             raise OmniadError(
                 f"{frame.image} is {width}x{height}; that is not the shape of the survey's {self.source.width}x{self.source.height}"
             )
@@ -361,13 +371,13 @@ def mean_metrics(results: Sequence[dict]) -> dict:
 
 COLUMNS = (
     ("frames", lambda m: m["frames"], "d"),
-    ("localized", lambda m: m["localization"]["success"], ".3f"),
+    ("pose ok", lambda m: m["localization"]["success"], ".3f"),
     ("PSNR", lambda m: m["reference"]["psnr"], ".1f"),
     ("AUROC", lambda m: m["pixel"]["auroc"], ".4f"),
-    ("AUPRO", lambda m: m["pixel"]["aupro"], ".4f"),
+    ("AUPRO", lambda m: m["pixel"]["aupro"], ".3f"),
     ("max F1", lambda m: m["pixel"]["max_f1"], ".3f"),
     ("F1", lambda m: m["pixel"]["f1"], ".3f"),
-    ("image", lambda m: m["image"]["auroc"], ".4f"),
+    ("image", lambda m: m["image"]["auroc"], ".3f"),
     ("ms", lambda m: m["ms"]["total"], ".0f"),
 )
 

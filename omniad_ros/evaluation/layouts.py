@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +19,15 @@ import numpy as np
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Pose
 from omniad_ros.site import read_json, write_json
-from omniad_ros.survey.pictures import list_images
+from omniad_ros.survey.pictures import SUFFIXES, list_images
 from omniad_ros.survey.transforms import ImageFinder, find_transforms, read_frames, read_pose
 
 NORMAL_KINDS = ("good", "normal", "ok")
 HOLDOUT = 8
 MASK_NAMES = ("{stem}_mask", "{stem}", "{stem}_gt", "mask_{stem}")
+SOFT = 100
 MASK_FOLDERS = ("ground_truth", "gt", "masks")
+PICTURE_FOLDERS = ("images", "rgb")
 
 logger = logging.getLogger(__name__)
 
@@ -106,12 +109,15 @@ def read_dataset(root: Path) -> Dataset:
     frames, unmasked = [], []
     for kind, images in folders:
         normal = kind.lower() in NORMAL_KINDS
+        masks = {} if normal else _masks_of(root, kind)
         for image in images:
-            mask = None if normal else _find_mask(root, kind, image)
+            mask = next((masks[name] for pattern in MASK_NAMES if (name := pattern.format(stem=image.stem).lower()) in masks), None)
             if mask is None and not normal:
                 unmasked.append(image)
-            pose = poses.get(f"{kind}/{image.stem}", poses.get(f"test/{image.stem}"))
+            pose = poses.get(f"{kind}/{image.stem}".lower(), poses.get(f"test/{image.stem}".lower()))
             frames.append(TestFrame(image, "good" if normal else kind, mask, pose))
+    if poses and not any(frame.pose for frame in frames):
+        logger.warning("none of the poses in %s is of a test image: expected paths as test/%s/%s", root, folders[0][0], frames[0].image.name)
     if unmasked:
         logger.warning(
             "%d anomalous images have no mask (looked for ground_truth/<kind>/<name>_mask.png for %s): left out of the pixel metrics",
@@ -122,19 +128,19 @@ def read_dataset(root: Path) -> Dataset:
 
 
 def _pictures_of(kind: Path) -> Path:
-    inner = kind / "images"
-    return inner if inner.is_dir() and not list_images(kind) else kind
+    inner = next((kind / name for name in PICTURE_FOLDERS if (kind / name).is_dir()), kind)
+    return kind if list_images(kind) else inner
 
 
-def _find_mask(root: Path, kind: str, image: Path) -> Path | None:
-    for folder in MASK_FOLDERS:
-        for place in (root / folder / kind, root / folder):
-            for pattern in MASK_NAMES:
-                for suffix in (".png", image.suffix, ".bmp", ".tif"):
-                    candidate = place / (pattern.format(stem=image.stem) + suffix)
-                    if candidate.is_file():
-                        return candidate
-    return None
+def _masks_of(root: Path, kind: str) -> dict[str, Path]:
+    """The masks of one kind of anomaly by their names in lower case, without suffix."""
+    masks: dict[str, Path] = {}
+    for place in (root / folder for folder in MASK_FOLDERS):
+        own = [child for child in place.iterdir() if child.is_dir() and child.name.lower() == kind.lower()] if place.is_dir() else []
+        for folder in (*own, place) if place.is_dir() else ():
+            for image in list_images(folder):
+                masks.setdefault(image.stem.lower(), image)
+    return masks
 
 
 def read_mask(path: Path | None, width: int, height: int) -> np.ndarray:
@@ -146,39 +152,54 @@ def read_mask(path: Path | None, width: int, height: int) -> np.ndarray:
     mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if mask is None:
         raise OmniadError(f"{path} is missing or is not an image that can be read")
-    mask = (mask if mask.ndim == 2 else mask[..., :3].max(-1)).astype(np.float32)
-    mask /= max(float(mask.max()), 1.0)  # masks of 0 and 1 and of 0 and 255 are both about
+    mask = mask if mask.ndim == 2 else mask[..., :3].max(-1)
+    # masks of 0 and 1, of 0 and 255, and numbered regions are all about; only bright ones can have soft edges
+    mask = mask > (0.5 * float(mask.max()) if mask.max() > SOFT else 0)
     if mask.shape != (height, width):
-        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
-    return mask > 0.5
+        mask = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) > 0.5
+    return mask
 
 
 def read_true_poses(root: Path) -> dict[str, Pose]:
     """True poses of test images by ``<kind>/<name without suffix>``, from test_poses.json, else from test frames in the transforms.
 
-    test_poses.json holds nerfstudio's ``{"frames": [{"file_path", "transform_matrix"}]}`` or ``{path: 4x4}``, in the frame
-    of the survey's transforms.json and in nerfstudio's convention.
+    test_poses.json holds nerfstudio's ``{"frames": [{"file_path", "transform_matrix"}]}``, that list alone, ``{path: 4x4}`` or
+    ``{kind: {name: 4x4}}``, in the frame of the survey's transforms.json and in nerfstudio's convention. Keys are in lower case.
     """
     for name in ("test_poses.json", "transforms_test.json", "test/transforms.json", "transforms.json"):
         path = root / name
         if not path.is_file():
             continue
         data = read_json(path)
+        if isinstance(data, list):
+            data = {"frames": data}
         if isinstance(data, dict) and "frames" not in data:
-            frames = [{"file_path": key, "transform_matrix": value} for key, value in data.items() if isinstance(value, list)]
+            frames = list(_pose_entries(data))
         else:
             frames = read_frames(data, path)
         poses = {}
         for frame in frames:
-            parts = Path(str(frame.get("file_path", "")).lstrip("./")).parts
+            parts = Path(str(frame.get("file_path", "")).replace("\\", "/").lstrip("./").lower()).parts
             if (name == "transforms.json" and "test" not in parts) or not parts:
                 continue
             pose = read_pose(frame, path)
             if pose is not None:
-                poses[f"{parts[-2] if len(parts) > 1 else 'test'}/{Path(parts[-1]).stem}"] = pose
+                named = Path(parts[-1])
+                poses[f"{parts[-2] if len(parts) > 1 else 'test'}/{named.stem if named.suffix in SUFFIXES else named}"] = pose
         if poses:
             return poses
     return {}
+
+
+def _pose_entries(data: dict, prefix: str = "") -> Iterator[dict]:
+    """Frames as nerfstudio writes them, of a mapping from (nested) paths to matrices."""
+    for key, value in data.items():
+        if isinstance(value, list):
+            yield {"file_path": prefix + key, "transform_matrix": value}
+        elif isinstance(value, dict) and "transform_matrix" in value:
+            yield {"file_path": prefix + key, "transform_matrix": value["transform_matrix"]}
+        elif isinstance(value, dict):
+            yield from _pose_entries(value, f"{prefix}{key}/")
 
 
 def _hold_out(root: Path, transforms: Path) -> Dataset:

@@ -18,7 +18,7 @@ from omniad_ros.patrol import Patrol
 from omniad_ros.report.pictures import encode_jpeg
 from omniad_ros.report.recorder import PatrolRecorder
 from omniad_ros.report.writing import write_report
-from omniad_ros.site import Site, write_image, write_json
+from omniad_ros.site import Site, check_empty, write_image, write_json
 from omniad_ros.survey import read_survey
 from omniad_ros.survey.bag import BagOptions, is_bag, open_recording
 from omniad_ros.survey.source import LONGEST_SIDE
@@ -60,8 +60,7 @@ def inspect_images(
     Raises OmniadError where the site or the images cannot be used, or ``out`` holds something.
     """
     options, out = options or InspectOptions(), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OmniadError(f"{out} is not empty; choose an empty output folder")
+    check_empty(out)
     site = Site.open(site_path)
     source = open_frames(Path(images), options, part(progress, 0.0, 0.05))
     try:
@@ -93,6 +92,19 @@ def open_frames(images: Path, options: InspectOptions, progress: Progress) -> _F
     return _Frames(source.camera, known, Pose.identity(), tuple(posed), len(source), frames, source.kind == "video")
 
 
+def camera_of(source: _Frames, site: Site) -> Camera:
+    """The camera of the frames: as given, else the site's. Raises OmniadError where it cannot be the site's."""
+    own, mapped = source.camera, site.mapped.camera
+    if source.known:
+        return own
+    if abs(own.width * mapped.height / (own.height * mapped.width) - 1) > 0.02:
+        raise OmniadError(
+            f"the images are {own.width}x{own.height} and the site's camera has {mapped.width}x{mapped.height}: another camera must be given, "
+            "by a transforms.json or a camera_info"
+        )
+    return mapped.resized(own.width, own.height)
+
+
 class _Patrol:
     """One run over all frames, writing as it goes."""
 
@@ -103,8 +115,7 @@ class _Patrol:
         if not source.timed:
             # without times only different views can confirm a track
             inspector.tracker = Tracker(TrackerOptions(confirm_seconds=math.inf))
-        own = source.camera if source.known else site.mapped.camera.resized(source.camera.width, source.camera.height)
-        self.rectify = Rectifier(own)
+        self.rectify = Rectifier(camera_of(source, site))
         self.camera = self.rectify.camera.fitted(LONGEST_SIDE)
         self.recorder = PatrolRecorder()
         self.rows: list[dict] = []

@@ -9,12 +9,13 @@ from __future__ import annotations
 import bisect
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from omniad_ros.feedback import OmniadError, Progress, quiet
 from omniad_ros.geometry import BODY_FROM_OPTICAL, Camera, Pose
@@ -85,11 +86,20 @@ class Recording:
         return [stamp for stamp, _ in self.odometry]
 
 
+def mounted(xyz: Sequence[float], rpy: Sequence[float]) -> Pose:
+    """base_from_camera (optical) of a camera at ``xyz`` (metres) whose body is turned by roll, pitch and yaw (radians)."""
+    return Pose(Rotation.from_euler("xyz", rpy).as_matrix() @ BODY_FROM_OPTICAL, np.asarray(xyz, float))
+
+
 def is_bag(path: Path) -> bool:
     """Whether a path is a rosbag2: its folder, or its .mcap or .db3 file."""
     if path.is_file():
         return path.suffix in SUFFIXES
-    return path.is_dir() and any(child.suffix in SUFFIXES for child in path.iterdir())
+    return path.is_dir() and any(map(_is_storage, path.iterdir()))
+
+
+def _is_storage(path: Path) -> bool:
+    return path.suffix in SUFFIXES or path.name.endswith(tuple(f"{suffix}.zstd" for suffix in SUFFIXES))
 
 
 def read_bag(path: Path, options: BagOptions | None = None, progress: Progress = quiet) -> SurveySource:
@@ -113,7 +123,9 @@ def read_bag(path: Path, options: BagOptions | None = None, progress: Progress =
     odometry = [recording.pose_at(stamps[index]) for index in chosen]
     poses = tuple(None if pose is None else pose @ recording.base_from_camera for pose in odometry)
     keep = frozenset(chosen)
-    files = tuple(sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)) if path.is_dir() else (path,)
+    if recording.odometry and not any(poses):
+        logger.warning("the odometry of %s has no pose at the stamp of any image: are both by the same clock? It is not used", path)
+    files = tuple(sorted(filter(_is_storage, path.iterdir()))) if path.is_dir() else (path,)
     return SurveySource(
         path, "bag", recording.camera, recording.camera_from, tuple(f"{stamps[i]:019d}.jpg" for i in chosen), poses, files,
         lambda: (image for index, (_, image) in enumerate(recording.images()) if index in keep),
@@ -136,10 +148,7 @@ def open_recording(path: Path, options: BagOptions | None = None) -> Recording:
         odometry = None
         if odometries or options.odometry:
             odometry = _choose(path, options.odometry, odometries, "odometry")
-        first = _first(reader, image)
-        if first is None:
-            raise OmniadError(f"{path} has no image on {image} that can be read")
-        picture, camera_frame = first
+        picture, camera_frame = _first(path, reader, image)
         camera, known_from = _camera(reader, info, picture, rectified="rect" in image.split("/")[-1])
         samples, base_frame = _odometry(reader, odometry)
         extrinsics = options.base_from_camera or _extrinsics(reader, base_frame, camera_frame)
@@ -151,12 +160,13 @@ def _open(path: Path):
     from rosbags.typesys import Stores, get_typestore
 
     if path.is_dir() and not (path / "metadata.yaml").is_file():
-        path = sorted(child for child in path.iterdir() if child.suffix in SUFFIXES)[0]
+        path = sorted(filter(_is_storage, path.iterdir()))[0]
     try:
         reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
         reader.open()
     except (AnyReaderError, OSError) as error:
-        raise OmniadError(f"the bag {path} cannot be read: {error}") from error
+        reason = " ".join(str(error).split())
+        raise OmniadError(f"the bag {path} cannot be read: {reason} ('ros2 bag reindex' or 'mcap recover' may save it)") from error
     return _Closing(reader)
 
 
@@ -172,7 +182,7 @@ class _Closing:
     def __exit__(self, kind, error, _):
         self.reader.close()
         if error is not None and isinstance(error, Exception) and not isinstance(error, (OmniadError, GeneratorExit)):
-            raise OmniadError(f"the bag {self.reader.paths[0]} is damaged: {error}") from error
+            raise OmniadError(f"the bag {self.reader.paths[0]} is damaged: {' '.join(str(error).split())}") from error
 
 
 def _choose(path: Path, wanted: str | None, topics: list[str], what: str) -> str:
@@ -213,13 +223,14 @@ def _stamp(header, received: int) -> int:
     return stamp or received
 
 
-def _first(reader, topic: str) -> tuple[np.ndarray, str] | None:
+def _first(path: Path, reader, topic: str) -> tuple[np.ndarray, str]:
+    reason = ""
     for _, message in _messages(reader, topic):
         try:
             return _picture(message), message.header.frame_id
-        except Exception:
-            continue
-    return None
+        except Exception as error:
+            reason = reason or f": {' '.join(str(error).split())}"
+    raise OmniadError(f"{path} has no image on {topic} that can be read{reason}")
 
 
 def _picture(message) -> np.ndarray:
@@ -234,9 +245,12 @@ def _picture(message) -> np.ndarray:
 def _camera(reader, info: str | None, picture: np.ndarray, rectified: bool) -> tuple[Camera, str]:
     height, width = picture.shape[:2]
     for _, message in _messages(reader, info):
-        k = np.asarray(message.k, float).reshape(3, 3)
-        if rectified:
-            k = np.asarray(message.p, float).reshape(3, 4)[:, :3]
+        k, p = np.asarray(message.k, float).reshape(3, 3), np.asarray(message.p, float).reshape(3, 4)[:, :3]
+        if not k[0, 0]:
+            logger.warning("the camera_info on %s is that of an uncalibrated camera (K is 0) and is not used", info)
+            break
+        if rectified and p[0, 0]:
+            k = p
         model = message.distortion_model or "none"
         model = {"fisheye": "equidistant"}.get(model, model)
         try:

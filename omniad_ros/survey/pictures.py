@@ -1,7 +1,7 @@
 """Image files as they come from cameras and datasets: found, checked and read as uint8 RGB.
 
-Transparent pixels become white, as in NeRF's synthetic scenes and MAD; 16-bit images are scaled to 8 bits; a photograph's
-orientation mark is applied.
+Transparent pixels become white, as in NeRF's synthetic scenes and MAD; 16-bit images are scaled to 8 bits. A photograph's
+orientation mark is applied where it is asked for: poses that another tool found belong to the pixels as they are stored.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ from omniad_ros.feedback import OmniadError, Progress, quiet
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 ORIENTATION = 274
+UPRIGHT = {
+    2: lambda image: image[:, ::-1], 3: lambda image: image[::-1, ::-1], 4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1), 6: lambda image: np.rot90(image, -1), 7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    8: lambda image: np.rot90(image),
+}  # fmt: skip
+"""What EXIF's orientation marks ask for."""
 
 
 def list_images(directory: Path) -> list[Path]:
@@ -30,18 +36,21 @@ def natural_key(name: str) -> list:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name.lower())]
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """uint8 RGB (H, W, 3) of an image file. Raises OmniadError where it cannot be read."""
+def read_picture(path: Path, upright: bool = True) -> np.ndarray:
+    """uint8 RGB (H, W, 3) of an image file; upright: apply its orientation mark. Raises OmniadError where it cannot be read."""
     import cv2
+    from PIL import Image
 
-    suffix = path.suffix.lower()
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR if suffix in (".jpg", ".jpeg") else cv2.IMREAD_UNCHANGED)
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise OmniadError(f"{path} is missing or is not an image that can be read")
     if image.dtype == np.uint16:
         image = (image // 257).astype(np.uint8)
     if image.dtype != np.uint8:
         raise OmniadError(f"{path} has pixels of type {image.dtype}; images must have 8 or 16 bits a channel")
+    if upright:
+        with Image.open(path) as file:
+            image = UPRIGHT.get(_orientation(file), lambda image: image)(image)
     if image.ndim == 2:
         return np.repeat(image[..., None], 3, axis=2)
     if image.shape[2] == 4:
@@ -50,11 +59,17 @@ def read_picture(path: Path) -> np.ndarray:
     return np.ascontiguousarray(image[..., 2::-1])
 
 
-def read_pictures(paths: Iterable[Path]) -> Iterator[np.ndarray]:
-    return (read_picture(path) for path in paths)
+def read_pictures(paths: Iterable[Path], upright: bool = True) -> Iterator[np.ndarray]:
+    return (read_picture(path, upright) for path in paths)
 
 
-def check_pictures(paths: Sequence[Path], progress: Progress = quiet) -> tuple[int, int, bool]:
+def _orientation(image) -> int:
+    """EXIF's mark of an open PIL image, 1 for none."""
+    known = image.format != "PNG" or "exif" in image.info  # PIL would decode the whole of a PNG to look for more
+    return image.getexif().get(ORIENTATION, 1) if known else 1
+
+
+def check_pictures(paths: Sequence[Path], progress: Progress = quiet, upright: bool = True) -> tuple[int, int, bool]:
     """Check that all files are whole images of one size.
 
     Returns (width, height, plain): plain where every file may be used as it is (8-bit RGB JPEG or PNG, upright).
@@ -62,7 +77,7 @@ def check_pictures(paths: Sequence[Path], progress: Progress = quiet) -> tuple[i
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         facts = []
-        for path, fact in zip(paths, pool.map(check_picture, paths)):
+        for path, fact in zip(paths, pool.map(lambda path: check_picture(path, upright), paths)):
             facts.append(fact)
             progress(len(facts) / len(paths), f"checking {path.name}")
     size = facts[0][:2]
@@ -75,25 +90,27 @@ def check_pictures(paths: Sequence[Path], progress: Progress = quiet) -> tuple[i
     return *size, all(fact[2] for fact in facts)
 
 
-def check_picture(path: Path) -> tuple[int, int, bool]:
+def check_picture(path: Path, upright: bool = True) -> tuple[int, int, bool]:
     """(width, height, whether the file may be used as it is). Raises OmniadError where it is no whole image."""
+    import cv2
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             kind, mode, (width, height) = image.format, image.mode, image.size
-            turned = 1
+            turned = _orientation(image)
             if kind == "PNG":
                 image.verify()  # checks every chunk's sum, which is far quicker than to decode
             else:
-                turned = image.getexif().get(ORIENTATION, 1)
                 image.draft("L", (width // 8, height // 8))
                 image.load()
     except FileNotFoundError:
         raise OmniadError(f"{path} is missing") from None
     except Exception as error:
         raise OmniadError(f"{path} is not an image that can be read ({error})") from error
-    if turned >= 5:
+    if not cv2.haveImageReader(str(path)):
+        raise OmniadError(f"{path} is a {kind} image; expected one of {', '.join(SUFFIXES)}")
+    if upright and turned in (5, 6, 7, 8):
         width, height = height, width
     return width, height, kind in ("JPEG", "PNG") and mode == "RGB" and turned == 1
 

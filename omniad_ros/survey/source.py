@@ -19,7 +19,7 @@ import numpy as np
 
 from omniad_ros.feedback import OmniadError, Progress, quiet
 from omniad_ros.geometry import Camera, Pose, Rectifier
-from omniad_ros.site import PosedImages, write_image, write_transforms
+from omniad_ros.site import PosedImages, check_empty, write_image, write_transforms
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ class SurveySource:
     camera: of the images as they are on disk, with their distortion; camera_from: where its intrinsics are known from,
     "file" (given), "exif" (nominal) or "guess"; names: one a frame, unique; poses: ``map_from_camera``, or None
     where the source has none; files: what the survey is made of, for `fingerprint`; open_images: starts an iteration
-    over the frames' images (uint8 RGB H x W x 3); originals: the image file of each frame, where it needs no conversion.
+    over the frames' images (uint8 RGB H x W x 3); originals: the image file of each frame, where it needs no conversion;
+    upright: whether images were turned by their orientation mark.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class SurveySource:
     files: tuple[Path, ...]
     open_images: Callable[[], Iterator[np.ndarray]] = field(compare=False)
     originals: tuple[Path | None, ...] = ()
+    upright: bool = True
 
     def __len__(self) -> int:
         return len(self.names)
@@ -68,6 +70,8 @@ def read_survey(path: Path | str, progress: Progress = quiet) -> SurveySource:
         return transforms.read_transforms(path, path.parent, progress)
     if path.is_file() and path.suffix.lower() in video.SUFFIXES:
         return video.read_video(path, progress)
+    if path.suffix == ".bag":
+        raise OmniadError(f"{path} is a bag of ROS 1; convert it with 'rosbags-convert --src {path} --dst FOLDER' and give that folder")
     if path.is_file():
         raise OmniadError(f"{path} is no survey: expected a folder, a transforms.json, a video or a rosbag2")
     found = transforms.find_transforms(path)
@@ -122,8 +126,7 @@ def export_survey(source: SurveySource, out: Path, progress: Progress = quiet) -
 
     Raises OmniadError where ``out`` holds something, or an image cannot be read.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OmniadError(f"{out} is not empty; choose an empty output folder")
+    check_empty(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
         survey = write_survey(source, Path(work) / "survey", progress)

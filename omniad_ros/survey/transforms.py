@@ -5,6 +5,7 @@ Tolerant about where image files lie and how intrinsics are written; strict abou
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from dataclasses import replace
@@ -58,14 +59,33 @@ def read_transforms(path: Path, root: Path, progress: Progress = quiet) -> Surve
         found = [(frame, image) for frame, image in found if image is not None]
     if not found:
         raise OmniadError(f"no images in {path}: its 'frames' list names none of normal images")
+    found = _once_each(found, path)
     frames, images = [f for f, _ in found], [p for _, p in found]
-    width, height, plain = check_pictures(images, progress)
+    width, height, plain = check_pictures(images, progress, upright=False)
+    if upright := _turned(data, width, height):
+        width, height, plain = check_pictures(images, upright=True)
     camera = read_camera(data, frames, width, height, path)
     poses = tuple(read_pose(frame, path) for frame in frames)
     return SurveySource(
         root, "transforms", camera, "file", unique_names(images, None if plain else ".png"), poses, tuple(images),
-        lambda: read_pictures(images), tuple(images) if plain else (),
+        lambda: read_pictures(images, upright), tuple(images) if plain else (), upright,
     )  # fmt: skip
+
+
+def _once_each(found: list[tuple[dict, Path]], path: Path) -> list[tuple[dict, Path]]:
+    """Without frames that repeat another one. Raises OmniadError where one image has several poses."""
+    kept: dict[Path, dict] = {}
+    for frame, image in found:
+        if kept.setdefault(image, frame).get("transform_matrix") != frame.get("transform_matrix"):
+            raise OmniadError(f"{path} gives {frame['file_path']} twice, with different poses")
+    return [(frame, image) for image, frame in kept.items()]
+
+
+def _turned(data: dict, width: int, height: int) -> bool:
+    """Whether w and h are those of the upright images where photographs are stored lying down (as COLMAP and nerfstudio use them)."""
+    w, h = data.get("w"), data.get("h")
+    given = isinstance(w, (int, float)) and isinstance(h, (int, float)) and w > 0 and h > 0
+    return given and abs(w * height - h * width) > 0.01 * w * height and abs(w * width - h * height) < 0.01 * w * width
 
 
 def _is_test(frame: dict, image: Path | None, tests: Path) -> bool:
@@ -191,8 +211,9 @@ class ImageFinder:
             return None
         for base in self.bases:
             for candidate in (base / relative, *(base / f"{relative}{suffix}" for suffix in (*SUFFIXES, ".JPG", ".PNG"))):
-                if candidate.is_file():
-                    return candidate
+                with contextlib.suppress(OSError):  # a name that is too long, a folder that may not be looked into
+                    if candidate.is_file():
+                        return candidate
         same_name = self._named(relative.name)
         return same_name[0] if len(same_name) == 1 else None
 
