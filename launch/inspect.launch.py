@@ -40,6 +40,8 @@ def start(context) -> list:
         name: given[name].lower() in ("true", "1", "yes")
         for name in ("compressed", "rectified", "use_sim_time", "autostart")
     }
+    if not Path(given["params_file"]).is_file():
+        raise RuntimeError(f"params_file:={given['params_file']} is not a file")
     parameters = {"site": given["site"], "use_sim_time": flags["use_sim_time"], "autostart": flags["autostart"]}
     if given["rectified"]:
         parameters["rectified"] = flags["rectified"]

@@ -212,7 +212,7 @@ class _Ending:
             signal.signal(number, self._ask)
 
     def _ask(self, number, stack) -> None:
-        if self.asked and getattr(self.node, "state", "unconfigured") == "unconfigured":
+        if self.asked and (self.node is None or getattr(self.node, "state", "") == "unconfigured"):
             os._exit(0)
         self.asked = True
         self._executor.wake()
