@@ -31,9 +31,9 @@ setup(
     entry_points={
         "console_scripts": [
             "omniad = omniad_ros.cli:main",
-            "inspector = omniad_ros.nodes.inspector:main",
-            "nerf_renderer = omniad_ros.nodes.nerf_renderer:main",
-            "sim_robot = omniad_ros.nodes.sim_robot:main",
+            "inspector = omniad_ros.nodes.start:inspector",
+            "nerf_renderer = omniad_ros.nodes.start:nerf_renderer",
+            "sim_robot = omniad_ros.nodes.start:sim_robot",
         ],
         "nerfstudio.method_configs": ["grid-field = omniad_ros.rendering.method:grid_field"],
     },

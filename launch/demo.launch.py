@@ -46,7 +46,7 @@ def start(context) -> list:
 
 def generate_launch_description() -> LaunchDescription:
     arguments = [
-        DeclareLaunchArgument(name, description=text, **({} if default is None else {"default_value": default}))
+        DeclareLaunchArgument(name, description=text, default_value=default)
         for name, (default, text) in ARGUMENTS.items()
     ]
     return LaunchDescription([*arguments, OpaqueFunction(function=start)])

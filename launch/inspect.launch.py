@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
@@ -25,6 +26,11 @@ ARGUMENTS = {
     "rviz": ("false", "start RViz with a useful picture"),
     "log_level": ("info", "debug, info, warn or error"),
 }
+BOOLEANS = ["true", "false", "True", "False", "1", "0", "yes", "no"]
+CHOICES = {
+    **dict.fromkeys(("use_sim_time", "autostart", "renderer", "rviz"), BOOLEANS),
+    **{name: ["", *BOOLEANS] for name in ("compressed", "rectified")}, "log_level": ["debug", "info", "warn", "error", "fatal"],
+}  # fmt: skip
 RVIZ_TOPICS = ("map_points", "route", "pose", "markers", "overlay", "reference/image")
 
 
@@ -34,6 +40,8 @@ def start(context) -> list:
         name: given[name].lower() in ("true", "1", "yes")
         for name in ("compressed", "rectified", "use_sim_time", "autostart")
     }
+    if not Path(given["params_file"]).is_file():
+        raise RuntimeError(f"params_file:={given['params_file']} is not a file")
     parameters = {"site": given["site"], "use_sim_time": flags["use_sim_time"], "autostart": flags["autostart"]}
     if given["rectified"]:
         parameters["rectified"] = flags["rectified"]
@@ -50,15 +58,25 @@ def start(context) -> list:
     if given["renderer"].lower() in ("true", "1", "yes"):
         nodes.append(node("nerf_renderer"))
     if given["rviz"].lower() in ("true", "1", "yes"):
-        renamed = [(f"{NAMESPACE}/{topic}", f"{given['namespace'].rstrip('/')}/{topic}") for topic in RVIZ_TOPICS]
-        arguments = ["-d", str(CONFIG / "inspect.rviz")]
-        nodes.append(Node(package="rviz2", executable="rviz2", arguments=arguments, remappings=renamed, output="log"))
+        nodes.append(rviz(given["namespace"]))
     return nodes
+
+
+def rviz(namespace: str) -> Node | LogInfo:
+    try:
+        get_package_prefix("rviz2")
+    except (PackageNotFoundError, LookupError, OSError):  # the latter: no ROS installation
+        return LogInfo(
+            msg="RViz is not started: the package rviz2 is not installed (apt install ros-$ROS_DISTRO-rviz2)"
+        )
+    renamed = [(f"{NAMESPACE}/{topic}", f"{namespace.rstrip('/')}/{topic}") for topic in RVIZ_TOPICS]
+    arguments = ["-d", str(CONFIG / "inspect.rviz")]
+    return Node(package="rviz2", executable="rviz2", arguments=arguments, remappings=renamed, output="log")
 
 
 def generate_launch_description() -> LaunchDescription:
     arguments = [
-        DeclareLaunchArgument(name, description=text, **({} if default is None else {"default_value": default}))
+        DeclareLaunchArgument(name, description=text, default_value=default, choices=CHOICES.get(name))
         for name, (default, text) in ARGUMENTS.items()
     ]
     return LaunchDescription([*arguments, OpaqueFunction(function=start)])

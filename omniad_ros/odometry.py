@@ -87,6 +87,14 @@ class OdometryBuffer:
             fraction = (stamp - self.stamps[after - 1]) / (self.stamps[after] - self.stamps[after - 1])
             return self.poses[after - 1].interpolate(self.poses[after], fraction)
 
+    def away(self, stamp: int) -> float | None:
+        """Seconds from a stamp to the nearest sample; None where there is none."""
+        with self._changed:
+            if not self.stamps:
+                return None
+            after = bisect.bisect_left(self.stamps, stamp)
+            return min(abs(stamp - self.stamps[i]) for i in (after - 1, after) if 0 <= i < len(self.stamps)) / SECOND
+
     def clear(self) -> None:
         with self._changed:
             self._clear()

@@ -275,15 +275,35 @@ class Tracker:
     def from_dict(cls, data: dict, options: TrackerOptions | None = None) -> Tracker:
         """Raises OmniadError where ``data`` is not what `to_dict` gave."""
         if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
-            raise OmniadError("the saved tracks are not in a format that this version reads; delete them to start clean")
+            raise OmniadError(
+                "the saved tracks are not in a format that this version reads; delete them to start clean"
+            )
         tracker = cls(options)
         try:
             tracker._created, tracker._confirmed = int(data["created"]), int(data["confirmed"])
             tracker._hypotheses = [sightings.from_dict(entry) for entry in data["tracks"]]
             tracker._gone = [sightings.from_dict(entry) for entry in data["gone"]]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            tracks = tracker.tracks + tracker.gone
+            ids = [track.id for track in tracks]
+            sound = (
+                len(set(ids)) == len(ids)
+                and -tracker._created <= min(ids, default=0) <= max(ids, default=0) <= tracker._confirmed
+            )
+            if not sound or not all(map(_sound, tracks)):
+                raise ValueError("tracks that cannot be")
+        except Exception as error:  # any byte of it may be wrong
             raise OmniadError("the saved tracks are damaged; delete them to start clean") from error
         return tracker
+
+
+def _sound(track: Track) -> bool:
+    numbers = [*track.center, *track.size, track.first_seen, track.last_seen]
+    return (
+        all(abs(number) < 1e15 for number in numbers)
+        and 0 <= track.score <= 1
+        and track.views > 0
+        and track.confirmed == (track.id > 0)
+    )
 
 
 def _same_place(old: Hypothesis, young: Hypothesis) -> bool:

@@ -1,5 +1,7 @@
 """The launch files under the real ros2 launch (where it is installed), and RViz's configuration against the nodes."""
 
+import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -50,7 +52,8 @@ def test_the_parameter_file_holds_each_parameter_with_its_default():
     from omniad_ros.nodes.inspector_parameters import InspectorParameters
     from omniad_ros.nodes.nerf_renderer import RendererParameters
 
-    given = yaml.safe_load((ROOT / "config" / "inspect.yaml").read_text())
+    text = (ROOT / "config" / "inspect.yaml").read_text()
+    given = yaml.safe_load(text)
     for node, defaults in (("inspector", InspectorParameters()), ("nerf_renderer", RendererParameters())):
         values = given[f"/**/{node}"]["ros__parameters"]
         expected = {
@@ -58,7 +61,12 @@ def test_the_parameter_file_holds_each_parameter_with_its_default():
             for k, v in vars(defaults).items()
             if k not in ("site", "autostart")
         }
-        assert values == expected, node
+        section = text.split(f"/**/{node}:")[1].split("/**/")[0]
+        marked = set(re.findall(r"^ +(\w+):.*# \(run-time\)", section, re.MULTILINE))
+        assert marked == {f.name for f in dataclasses.fields(defaults) if f.metadata["runtime"]} & set(expected), node
+        assert json.dumps(values, sort_keys=True) == json.dumps(expected, sort_keys=True), (
+            node
+        )  # 0.0 is neither 0 nor false
 
 
 def test_the_robots_camera_is_told_to_the_inspector_as_it_sits():

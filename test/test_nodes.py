@@ -20,10 +20,12 @@ from geometry_msgs.msg import Quaternion
 from nodes_robot import PATIENCE, displayed
 from nodes_system import TIMEOUT, System
 from rclpy.serialization import serialize_message
+from safetensors.numpy import load_file, save_file
 from sensor_msgs.msg import CompressedImage
 
 from omniad_ros.geometry import Pose
-from omniad_ros.nodes import messages
+from omniad_ros.nodes import messages, processes
+from omniad_ros.site import read_json, sha256, write_json
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,16 @@ def test_markers_appear_and_are_deleted(system):
     robot = system.robot
     system.track()
     robot.until(lambda: {ns for ns, _ in displayed(robot.heard["markers"])} == {"tracks", "labels"}, what="markers")
+    # nobody would delete the markers of a node that is not active
+    assert robot.change("inspector", "deactivate")
+    robot.until(lambda: not displayed(robot.heard["markers"]), what="the markers' deletion")
+    assert robot.change("inspector", "activate")
+
+    def shown_again() -> bool:
+        robot.inspect(*system.planted(0))
+        return bool(displayed(robot.heard["markers"]))
+
+    robot.until(shown_again, what="the markers of the same tracks")
     assert robot.set("inspector", "threshold", 0.0)[0]
     assert robot.trigger("inspector/reset").success
     robot.until(lambda: not displayed(robot.heard["markers"]), what="the markers' deletion")
@@ -162,6 +174,14 @@ def test_bad_messages_get_one_warning_that_names_the_field_and_the_next_good_one
         assert len(system.said("inspector", f"image is ignored: {field} ", began)) <= each + (field == "width"), field
     assert robot.inspect(image, pose)[1] == "ok"
 
+    def told() -> bool:  # what was said of the last good frame does not hold for ever
+        robot.show(image, pose, encoding="banana")
+        robot.spin(0.2)
+        return system.level()[0] == 3 and "is refused: encoding 'banana'" in system.level()[1]
+
+    robot.until(told, what="the notice that every image is refused")
+    system.healthy()
+
 
 def test_fuzzed_image_messages_leave_the_node_working(system):
     robot, rng = system.robot, np.random.default_rng(0)
@@ -218,6 +238,27 @@ def test_the_renderer_killed_and_restarted(system):
     took = time.monotonic() - back
     print(f"full inspection {took:.1f} s after the renderer is back")
     assert took < 20 * max(1.0, system.seconds(12))  # docs/nodes.md has the figure of an idle machine
+
+
+def test_a_renderer_of_another_site_is_said_and_its_views_are_not_used(system, tiny_site, tmp_path):
+    robot, other = system.robot, tmp_path / "site"
+    shutil.copytree(tiny_site, other)
+    weights = other / "radiance" / "weights.safetensors"
+    save_file(load_file(weights), weights, {"of": "another site"})
+    manifest = read_json(other / "site.json")
+    write_json(
+        other / "site.json",
+        {**manifest, "files": {**manifest["files"], "radiance/weights.safetensors": sha256(weights)}},
+    )
+    system.stop("nerf_renderer")
+    system.start("nerf_renderer", site=str(other))
+    robot.until(
+        lambda: robot.inspect(*system.frame(4))[1] == "degraded" and "another site" in system.level()[1],
+        what="its notice",
+    )
+    system.stop("nerf_renderer")
+    system.start("nerf_renderer")
+    system.healthy()
 
 
 def test_a_camera_faster_than_the_work(system):
@@ -280,6 +321,19 @@ def test_stamps_that_jump_back_and_by_hours(system):
     robot.say_odometry(stamp - hour, pose)  # an image whose odometry is an hour old is not paired with it
     if robot.inspect(image, None, stamp)[1] == "ok":
         assert messages.pose_from_message(robot.answer("pose", stamp).pose.pose).distance(pose)[0] < 0.1
+    system.healthy()
+
+    def without_pair() -> bool:  # camera and odometry whose clocks differ
+        image, pose = system.frame(int(time.monotonic()))
+        stamp = robot.next_stamp()
+        robot.say_odometry(stamp, pose)
+        robot.say_info(stamp)
+        robot.say_image(stamp + hour, image)
+        robot.spin(0.3)
+        return system.level()[0] == 1 and "share a clock" in system.level()[1]
+
+    robot.until(without_pair, what="the notice that images have no odometry")
+    robot.next_stamp(1.0)
     system.healthy()
 
 
@@ -477,6 +531,17 @@ def test_a_site_that_cannot_be_trusted_is_refused_until_it_is_mended(system, tin
     weights.write_bytes(whole)
     assert robot.change("inspector", "configure") and robot.change("inspector", "activate")
     system.healthy()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_node_that_is_still_loading_ends_cleanly(system, number):
+    for wait in (0.3, 1.5):
+        process = processes.start(
+            "inspector", {"site": system.site}, namespace="/second", environment=system.environment
+        )
+        time.sleep(wait)
+        process.send(number)
+        assert process.wait(PATIENCE) == 0 and not list(process.lines)
 
 
 def test_all_end_cleanly_and_say_nothing_wrong(system):

@@ -1,6 +1,7 @@
 """docs/nodes.md says of the parameters, topics and services what the code does."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -21,11 +22,9 @@ def rows(defaults) -> list[str]:
     lines = []
     for field in dataclasses.fields(defaults):
         about, default = field.metadata, getattr(defaults, field.name)
-        shown = (
-            {True: "true", False: "false", "": '""'}.get(default, default)
-            if not isinstance(default, tuple)
-            else list(default)
-        )
+        shown = list(default) if isinstance(default, tuple) else default
+        if isinstance(default, bool) or default == "":  # as YAML has it; 0.0 == False, so types are told apart first
+            shown = json.dumps(default)
         span = "" if about["minimum"] is None else f"{about['minimum']} to {about['maximum']}"
         lines.append(
             f"| `{field.name}` | {shown} | {span} | {'yes' if about['runtime'] else ''} | {about['description']} |"

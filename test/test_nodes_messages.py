@@ -1,6 +1,7 @@
 """Messages to arrays and back, with what robots and broken drivers send."""
 
 import sys
+import zlib
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from geometry_msgs.msg import Quaternion
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from omniad_ros.geometry import Camera, Pose
+from omniad_ros.geometry import Camera, Pose, Rectifier
 from omniad_ros.nodes import messages
 from omniad_ros.nodes.messages import BYTES_PER_PIXEL, MessageDefect
 
@@ -150,6 +151,29 @@ def test_fuzzed_compressed_images_raise_nothing_but_defects(picture):
             assert defect.field == "data"
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_what_a_decoder_would_fill_with_grey_or_unpack_into_gigabytes_is_refused(picture, suffix):
+    data = cv2.imencode(suffix, picture[..., ::-1])[1].tobytes()
+    for share in (0.98, 0.5):
+        with pytest.raises(MessageDefect, match="data"):
+            messages.image_to_rgb(CompressedImage(format="jpeg", data=data[: int(share * len(data))]))
+    padded = CompressedImage(format="rgb8; jpeg compressed bgr8", data=data + bytes(100))
+    assert messages.image_to_rgb(padded).shape == picture.shape
+    huge = bytearray(cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1].tobytes())
+    huge[16:24] = (30_000).to_bytes(4, "big") * 2  # as its header says
+    huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
+    with pytest.raises(MessageDefect, match="than any camera"):
+        messages.image_to_rgb(CompressedImage(format="png", data=bytes(huge)))
+
+
+def test_grey_and_sixteen_bit_pictures_in_a_compressed_image(picture):
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    deep = picture[..., ::-1].astype(np.uint16) * 257
+    for expected, data in ((grey[..., None], grey), (picture, deep)):
+        rgb = messages.image_to_rgb(CompressedImage(format="png", data=cv2.imencode(".png", data)[1].tobytes()))
+        assert np.abs(rgb.astype(int) - expected).max() <= 1
+
+
 def camera_info(**changes) -> CameraInfo:
     fields = {
         "width": WIDTH, "height": HEIGHT, "k": [50.0, 0, 31.5, 0, 50, 23.5, 0, 0, 1], "d": [0.1, -0.02, 0.0, 0.0, 0.0],
@@ -165,6 +189,8 @@ def test_camera_info_becomes_a_camera():
     assert messages.camera_from_info(camera_info(d=[], distortion_model="")).distortion_model == "none"
     fisheye = messages.camera_from_info(camera_info(d=[0.1] * 4, distortion_model="equidistant"))
     assert fisheye.distortion_model == "equidistant"
+    padded = messages.camera_from_info(camera_info(d=[0.1] * 4 + [0.0], distortion_model="equidistant"))
+    assert padded == fisheye  # as realsense's driver has it
     rational = messages.camera_from_info(camera_info(d=[0.1] * 8, distortion_model="rational_polynomial"))
     assert len(rational.distortion) == 8
     back = messages.camera_info_message(camera.undistorted(), Header())
@@ -176,13 +202,45 @@ def test_camera_info_becomes_a_camera():
     [
         ("width", {"width": 0}), ("height", {"height": 0}), ("k", {"k": [0.0] * 9}), ("k", {"k": [float("nan")] * 9}),
         ("d", {"d": [0.1] * 3}), ("d", {"d": [float("inf")] * 5}), ("distortion_model", {"distortion_model": "magic"}),
-        ("binning_x", {"binning_x": 2}),
+        ("binning_x", {"binning_x": 2}), ("k", {"k": [1e-9, 0, 31.5, 0, 50, 23.5, 0, 0, 1]}),
+        ("k", {"k": [50.0, 0, 1e9, 0, 50, 23.5, 0, 0, 1]}), ("k", {"k": [50.0, 0, 31.5, 0, 50, 23.5, 0, 0, 1e-320]}),
     ],
 )  # fmt: skip
 def test_a_camera_info_that_cannot_be_is_refused(field, changes):
     with pytest.raises(MessageDefect) as caught:
         messages.camera_from_info(camera_info(**changes))
     assert caught.value.field == field
+
+
+def test_fuzzed_camera_infos_raise_nothing_but_defects_and_can_be_rectified():
+    rng = np.random.default_rng(2)
+    odd = [0.0, 1.0, -1.0, 640.0, 1e-320, 1e300, -1e300, 1e9, np.nan, np.inf]
+    accepted = 0
+    for _ in range(3000):
+        message = camera_info()
+        for _ in range(rng.integers(1, 4)):
+            name = str(rng.choice(["k", "p", "d", "distortion_model", "width", "roi"]))
+            if name in ("k", "p"):
+                values = np.array(getattr(message, name))
+                values[rng.integers(len(values))] = rng.choice(odd)
+                setattr(message, name, values)
+            elif name == "d":
+                count = rng.integers(16)
+                message.d = list(rng.choice(odd, count) if rng.random() < 0.3 else rng.normal(0, 1, count))
+            elif name == "distortion_model":
+                message.distortion_model = str(rng.choice(["", *messages.DISTORTION, "thin_prism", "\n"]))
+            elif name == "width":
+                message.width = int(rng.choice([0, 1, WIDTH, 2**32 - 1]))
+            else:
+                message.roi.width = int(rng.choice([0, 1, WIDTH, 2**32 - 1]))
+        try:
+            camera = messages.camera_from_info(message, rectified=bool(rng.integers(2)))
+        except MessageDefect as defect:
+            assert defect.field and "\n" not in str(defect)
+            continue
+        accepted += 1
+        assert Rectifier(camera)(np.zeros((camera.height, camera.width, 3), np.uint8)).ndim == 3
+    assert accepted > 300
 
 
 def test_poses_there_and_back_and_bad_ones():

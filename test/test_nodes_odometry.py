@@ -38,6 +38,7 @@ def test_no_pose_is_made_up_where_odometry_does_not_say():
     assert buffer.at(round(102.2 * SECOND)) is not None  # a moment after the last
     assert buffer.at(round(103.0 * SECOND)) is None  # odometry has stopped
     assert buffer.at(round(3702.0 * SECOND)) is None
+    assert np.isclose(buffer.away(round(3702.0 * SECOND)), 3600.0) and buffer.away(round(99.0 * SECOND)) == 1.0
     buffer.add(round(104.0 * SECOND), base(1.0))
     assert buffer.at(round(103.0 * SECOND)) is None  # in a gap
 

@@ -174,6 +174,11 @@ def test_saved_tracks_go_on_where_they_were():
         {**saved, "version": 99},
         {**saved, "tracks": [{}]},
         {**saved, "tracks": [{**saved["tracks"][0], "rays": []}]},
+        {**saved, "tracks": [{**saved["tracks"][0], "snapshot": ["", "", ""]}]},
+        {**saved, "tracks": [{**saved["tracks"][0], "score_sum": float("nan")}]},
+        {**saved, "tracks": [{**saved["tracks"][0], "views": 0}]},
+        {**saved, "tracks": [saved["tracks"][0], saved["tracks"][0]]},
+        {**saved, "confirmed": 0},
     ):
         with pytest.raises(OmniadError):
             Tracker.from_dict(damaged)

@@ -19,21 +19,12 @@ try:
         """uint8 RGB (H, W, 3) of a valid sensor_msgs/Image whose rows are not padded."""
         return _bridge.imgmsg_to_cv2(message, "rgb8")
 
-    def compressed_to_rgb(message) -> np.ndarray:
-        """uint8 RGB (H, W, 3) of a sensor_msgs/CompressedImage; raises where it cannot be decoded."""
-        return _bridge.compressed_imgmsg_to_cv2(message, "rgb8")
-
 except ImportError:
-    from rosbags.image import compressed_image_to_cvimage, image_to_cvimage
+    from rosbags.image import image_to_cvimage
 
     def raw_to_rgb(message) -> np.ndarray:
         """uint8 RGB (H, W, 3) of a valid sensor_msgs/Image whose rows are not padded."""
         return image_to_cvimage(message, "rgb8")
-
-    def compressed_to_rgb(message) -> np.ndarray:
-        """uint8 RGB (H, W, 3) of a sensor_msgs/CompressedImage; raises where it cannot be decoded."""
-        image = compressed_image_to_cvimage(message)
-        return image[..., ::-1] if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
 
 
 try:

@@ -5,9 +5,9 @@ Only wiring: messages are converted in `messages`, what is done with a frame is 
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
+from os.path import expanduser
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry, Path
@@ -19,8 +19,9 @@ from visualization_msgs.msg import MarkerArray
 
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Camera, Rectifier
-from omniad_ros.inspection import InspectionOptions, Inspector, overlay
+from omniad_ros.inspection import UNCOVERED, InspectionOptions, Inspector, overlay
 from omniad_ros.nodes import messages
+from omniad_ros.nodes.inputs import Input
 from omniad_ros.nodes.inspector_parameters import InspectorParameters
 from omniad_ros.nodes.managed import ERROR, LATCHED, OK, OUTPUT, SENSOR, STALE, STREAM, WARN, Health, ManagedNode
 from omniad_ros.nodes.managed import main as run_node
@@ -30,6 +31,7 @@ from omniad_ros.nodes.reference import ReferenceClient
 from omniad_ros.nodes.subscriptions import CameraSubscription
 from omniad_ros.nodes.transforms import Transforms
 from omniad_ros.nodes.worker import NewestFirst
+from omniad_ros.odometry import OdometryOptions
 from omniad_ros.patrol import Patrol, PatrolFrame
 from omniad_ros.report import write_report
 from omniad_ros.site import MAP_FRAME, Site
@@ -46,7 +48,8 @@ class InspectorNode(ManagedNode):
         self.memory: PatrolMemory | None = None
         self.outputs: dict = {}
         self.images: CameraSubscription | None = None
-        self.inputs: list = []
+        self.subscriptions_: list = []
+        self.inputs = {"image": Input("image"), "odom": Input("odometry"), "camera_info": Input("camera_info")}
         self.services_: list = []
         self.frame: PatrolFrame | None = None
         self.publishing_ms = 0.0
@@ -60,10 +63,10 @@ class InspectorNode(ManagedNode):
     def configure(self) -> None:
         values = self.values
         values.check()
-        site = Site.open(values.site)
+        site = Site.open(expanduser(values.site))
         self.memory = PatrolMemory(values, site)
         if values.reference == "renderer":
-            self.reference = ReferenceClient(self, MAP_FRAME, values.reference_timeout)
+            self.reference = ReferenceClient(self, site, values.reference_timeout)
         render = {"renderer": self.reference, "inspector": None, "none": lambda camera, pose: None}[values.reference]
         inspector = Inspector(site, render, InspectionOptions(values.longest_side, evidence=values.evidence))
         self.patrol = Patrol(inspector, site.survey, values.initial_map_from_base())
@@ -91,26 +94,24 @@ class InspectorNode(ManagedNode):
 
     def activate(self) -> None:
         self._forget_stream()
-        self.activated = time.monotonic()
         self.transforms = Transforms(self, self.values)
         if self.reference is not None:
             self.reference.open()
         self.worker = NewestFirst(self._inspect, self._failed, lambda: self.values.least_period())
         image = (CompressedImage, "image/compressed") if self.values.compressed else (Image, "image")
         self.images = CameraSubscription(self, *image, self._take_image)
-        self.inputs = [
+        self.subscriptions_ = [
             self.create_subscription(CameraInfo, "camera_info", self._take_info, SENSOR),
             self.create_subscription(Odometry, "odom", self._take_odometry, STREAM),
         ]
         points = self.patrol.inspector.points
-        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=MAP_FRAME)
-        self.outputs["map_points"].publish(messages.points_message(points.xyz, points.rgb, header))
+        self.outputs["map_points"].publish(messages.points_message(points.xyz, points.rgb, self._now_in_map()))
 
     def deactivate(self) -> None:
-        self.destroy_all(*self.inputs)
+        self.destroy_all(*self.subscriptions_)
         if self.images is not None:
             self.images.destroy()
-        self.inputs, self.images = [], None
+        self.subscriptions_, self.images = [], None
         if self.reference is not None:
             self.reference.cancel()
         if self.worker is not None and not self.worker.stop():
@@ -118,6 +119,8 @@ class InspectorNode(ManagedNode):
         if self.transforms is not None:
             self.transforms.destroy()
         self._save_state()
+        if "markers" in self.outputs:  # nobody would delete them any more
+            self.outputs["markers"].publish(self.markers.clear(self._now_in_map()))
         self.worker = self.transforms = None
 
     def cleanup(self) -> None:
@@ -145,19 +148,22 @@ class InspectorNode(ManagedNode):
 
     def _forget_stream(self) -> None:
         self.camera: Camera | None = None
-        self.rectifier: Rectifier | None = None
-        self.image_seen = self.odometry_seen = 0.0
-        self.defects = 0
+        self.rectifiers: dict[Camera, Rectifier] = {}
+        """Of the camera in use; made by the worker, for the maps of a large camera take a while."""
         self.frame = None
+        self.failure = ""
+        """Why the newest frame could not be inspected; empty where it was."""
+        self.odometry_away: float | None = 0.0
+        for source in self.inputs.values():
+            source.forget()
 
     def _take_info(self, message: CameraInfo) -> None:
         try:
-            camera = messages.camera_from_info(message, self.values.rectified)
+            self.camera = messages.camera_from_info(message, self.values.rectified)
         except messages.MessageDefect as defect:
             self._refuse("camera_info", defect)
-            return
-        if camera != self.camera:
-            self.camera, self.rectifier = camera, Rectifier(camera)
+        else:
+            self.inputs["camera_info"].take()
 
     def _take_odometry(self, message: Odometry) -> None:
         try:
@@ -168,41 +174,44 @@ class InspectorNode(ManagedNode):
         except messages.MessageDefect as defect:
             self._refuse("odom", defect)
             return
-        self.odometry_seen = time.monotonic()
+        self.inputs["odom"].take()
         self.patrol.add_odometry(stamp, pose)
 
     def _take_image(self, message: Image | CompressedImage) -> None:
-        self.image_seen = time.monotonic()
         if not self.values.enabled:
+            self.inputs["image"].take()
             return
+        camera = self.camera
         try:
             messages.check_stamp(message.header)
             self.transforms.camera_frame.check("header.frame_id", message.header.frame_id)
-            if self.values.compressed:
-                messages.check_compressed(message)
-            else:
-                messages.check_image(message)
-            if self.camera is None:
-                self.warn("no camera_info", "image is ignored: there is no camera_info yet")
-                return
+            width, height = messages.image_size(message)
+            if camera is not None:
+                same = (width, height) == (camera.width, camera.height)
+                told = f"are {width}x{height}, camera_info says {camera.width}x{camera.height}"
+                messages.check(same, "width and height", told)
         except messages.MessageDefect as defect:
             self._refuse("image", defect)
             return
-        self.worker.put((message, self.camera, self.rectifier))
+        self.inputs["image"].take()
+        if camera is None:
+            self.warn("no camera_info", "image is ignored: there is no camera_info yet")
+            return
+        self.worker.put((message, camera))
 
     def _refuse(self, topic: str, defect: messages.MessageDefect) -> None:
-        self.defects += 1
+        self.inputs[topic].refuse(defect)
         self.warn(f"{topic} {defect.field}", f"{topic} is ignored: {defect}")
 
     # the work, on the worker's thread
 
     def _inspect(self, item) -> None:
-        message, camera, rectifier = item
+        message, camera = item
         image, stamp = messages.image_to_rgb(message), messages.nanoseconds(message.header.stamp)
-        size = f"{image.shape[1]}x{image.shape[0]}"
-        same = image.shape[:2] == (camera.height, camera.width)
-        messages.check(same, "width and height", f"are {size}, camera_info says {camera.width}x{camera.height}")
         base_from_camera = self.transforms.base_from_camera(message.header)
+        if camera not in self.rectifiers:
+            self.rectifiers = {camera: Rectifier(camera)}
+        rectifier = self.rectifiers[camera]
         image = rectifier(image)
         with self._busy:
             if self.reference is not None:
@@ -214,7 +223,7 @@ class InspectorNode(ManagedNode):
         if (route := self.memory.route()) is not None:
             in_map = Header(stamp=message.header.stamp, frame_id=MAP_FRAME)
             self.outputs["route"].publish(Path(header=in_map, poses=route))
-        self.frame = frame
+        self.frame, self.failure, self.odometry_away = frame, "", self.patrol.odometry.away(stamp)
         self.publishing_ms = 1e3 * (time.perf_counter() - started)
         self.publish_health()
         self._save_state(PatrolMemory.SAVE_EVERY)
@@ -239,9 +248,14 @@ class InspectorNode(ManagedNode):
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, messages.MessageDefect):
+            self.failure = f"image is ignored: {error}"
             self._refuse("image", error)
         else:
-            self.warn(type(error).__name__, f"a frame could not be inspected: {type(error).__name__}: {error}")
+            self.failure = f"a frame could not be inspected: {type(error).__name__}: {error}"
+            self.warn(type(error).__name__, self.failure)
+
+    def _now_in_map(self) -> Header:
+        return Header(stamp=self.get_clock().now().to_msg(), frame_id=MAP_FRAME)
 
     def _save_state(self, at_most_every: float = 0.0) -> None:
         if self.memory is not None:
@@ -256,8 +270,7 @@ class InspectorNode(ManagedNode):
             with self._busy:
                 self.patrol.reset()
                 self.memory.reset()
-                header = Header(stamp=self.get_clock().now().to_msg(), frame_id=MAP_FRAME)
-                self.outputs["markers"].publish(self.markers.clear(header))
+                self.outputs["markers"].publish(self.markers.clear(self._now_in_map()))
             return "tracks and pose are forgotten"
 
         return await self._answer(work, response)
@@ -289,7 +302,8 @@ class InspectorNode(ManagedNode):
     # diagnostics
 
     def health(self) -> Health:
-        values = {"frames": self.worker.done, "dropped": self.worker.dropped, "refused messages": self.defects}
+        refused = sum(source.refused for source in self.inputs.values())
+        values = {"frames": self.worker.done, "dropped": self.worker.dropped, "refused messages": refused}
         if self.reference is not None:
             values |= {"reference views": self.reference.answered, "reference views missed": self.reference.unanswered}
         frame = self.frame
@@ -311,23 +325,27 @@ class InspectorNode(ManagedNode):
     def _judge(self, frame: PatrolFrame | None) -> tuple[int, str]:
         if not self.values.enabled:
             return OK, "disabled by parameter"
-        for name, topic, seen in (("image", "image", self.image_seen), ("odometry", "odom", self.odometry_seen)):
-            since = time.monotonic() - (seen or self.activated)
-            if since > self.values.stale_after:
-                return STALE, f"no {name} {f'for {since:.0f} s' if seen else 'yet'} on {self.resolve_topic_name(topic)}"
+        for topic in ("image", "odom"):
+            if why := self.inputs[topic].complaint(self.resolve_topic_name(topic), self.values.stale_after):
+                return STALE, why
         if self.camera is None:
-            return STALE, "no camera_info yet"
+            return STALE, self.inputs["camera_info"].complaint(self.resolve_topic_name("camera_info"), 0.0)
+        if self.failure:
+            return ERROR, self.failure
         if frame is None:
             waiting = self.reference is not None and self.reference.discovering
             return OK, "waiting for the renderer" if waiting else "waiting for the first frame"
         inspection = frame.inspection
         level = {"ok": OK, "degraded": WARN, "lost": ERROR}[inspection.state]
+        if self.reference is not None and self.reference.foreign:
+            return max(level, WARN), "nerf_renderer has another site than this inspector; its views are not used"
+        if level == OK and (inspection.mask == UNCOVERED).all():
+            return WARN, "the survey saw nothing of what is in view: nothing is said of it"
+        if level == OK and self.odometry_away is not None and self.odometry_away > OdometryOptions.gap:
+            away = f"the nearest is {self.odometry_away:.1f} s away; do camera and odometry share a clock?"
+            return WARN, f"no odometry at the image's stamp: {away}"
         return level, inspection.message or "ok"
 
 
 def main() -> int:
     return run_node(InspectorNode)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,6 +7,7 @@ stays unconfigured and /diagnostics says why, so that a manager, or a person, ca
 from __future__ import annotations
 
 import faulthandler
+import os
 import signal
 import sys
 import time
@@ -199,16 +200,20 @@ class ManagedNode(LifecycleNode):
 class _Ending:
     """SIGINT and SIGTERM ask the node to end; the context stays valid until it has, so nothing fails half-way.
 
-    They may come more than once: a terminal and a launcher both send them.
+    They may come more than once: a terminal and a launcher both send them. A node that is not configured yet leaves at the
+    second: loading a site takes longer than a launcher waits, and there is nothing to be saved.
     """
 
     def __init__(self, executor: SingleThreadedExecutor):
         self.asked = False
+        self.node: Node | None = None
         self._executor = executor
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
 
     def _ask(self, number, stack) -> None:
+        if self.asked and (self.node is None or getattr(self.node, "state", "") == "unconfigured"):
+            os._exit(0)
         self.asked = True
         self._executor.wake()
 
@@ -221,7 +226,7 @@ def main(make: Callable[[], Node]) -> int:
     try:
         executor = SingleThreadedExecutor()
         ending = _Ending(executor)
-        node = make()
+        node = ending.node = make()
         executor.add_node(node)
         while not ending.asked and not getattr(node, "finished", False):
             try:

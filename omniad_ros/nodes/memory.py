@@ -35,8 +35,8 @@ class PatrolMemory:
 
     def __init__(self, values, site: Site):
         self.site = site
-        self.report_directory = Path(values.report_directory)
-        self.state_file = Path(values.state_file) if values.state_file else None
+        self.report_directory = Path(values.report_directory).expanduser()
+        self.state_file = Path(values.state_file).expanduser() if values.state_file else None
         self.statistics = {"frames": 0, "ok": 0, "degraded": 0, "lost": 0}
         self.recorder = PatrolRecorder()
         self._forget_route()
@@ -90,14 +90,20 @@ class PatrolMemory:
         """Go on with the tracks of the state file. Raises OmniadError where it is damaged or of another site."""
         if self.state_file is None or not self.state_file.exists():
             return
-        data = read_json(self.state_file)
+        try:
+            data = read_json(self.state_file)
+        except OmniadError as error:
+            raise OmniadError(f"{error}; delete it to start clean") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise OmniadError(f"{self.state_file} is not the state of an inspector; delete it to start clean")
         if data.get("site") != self._identity():
             raise OmniadError(f"{self.state_file} is the state of another site; delete it or give another state_file")
         patrol.inspector.tracker = Tracker.from_dict(data.get("tracker"))
-        saved = data.get("statistics", {})
-        self.statistics = {key: int(saved.get(key, 0)) for key in self.statistics}
+        saved = data.get("statistics")
+        try:
+            self.statistics = {key: int(saved[key]) for key in self.statistics}
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise OmniadError(f"{self.state_file} is damaged; delete it to start clean") from None
 
     def save_state(self, patrol: Patrol | None, at_most_every: float = 0.0) -> None:
         if self.state_file is None or patrol is None or time.monotonic() - self._saved_at < at_most_every:

@@ -7,6 +7,7 @@ What comes from outside is checked here, field by field, before anything uses it
 from __future__ import annotations
 
 import array
+import io
 import math
 import sys
 from types import SimpleNamespace
@@ -29,6 +30,10 @@ BYTES_PER_PIXEL = {
     "yuv422": 2, "yuv422_yuy2": 2, "uyvy": 2, "yuyv": 2,
 }  # fmt: skip
 """The encodings of camera images that are understood."""
+MAX_PIXELS = 1 << 26
+LAST_BYTES = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "WEBP": b"", "TIFF": b""}
+"""The formats of compressed images that are understood, and what a whole one has in its last `PADDING` bytes."""
+PADDING = 4096
 PAIRED_COLUMNS = ("yuv422", "yuv422_yuy2", "uyvy", "yuyv")
 
 DISTORTION = {
@@ -38,6 +43,9 @@ DISTORTION = {
     "fisheye": ("equidistant", (4,)),
 }
 """ROS's distortion models: the name in `Camera`, and how many coefficients they may have."""
+
+
+MAX_DISTORTION = 1e6
 
 
 class MessageDefect(ValueError):
@@ -103,8 +111,36 @@ def check_image(message: Image) -> None:
     check(len(message.data) == expected, "data", f"has {len(message.data)} bytes, step times height is {expected}")
 
 
-def check_compressed(message: CompressedImage) -> None:
+def check_compressed(message: CompressedImage) -> tuple[int, int]:
+    """(width, height). Raises MessageDefect where the image is not whole, or larger than any camera's; decodes no pixel.
+
+    Decoders fill what a truncated image lacks with grey, which would look like an anomaly, and unpack kilobytes into
+    gigabytes if they are told to.
+    """
+    from PIL import Image as Pictures
+
     check(len(message.data) > 0, "data", "is empty")
+    try:
+        with Pictures.open(io.BytesIO(message.data), formats=tuple(LAST_BYTES)) as picture:
+            kind, (width, height) = picture.format, picture.size
+    except Pictures.DecompressionBombError as error:
+        raise MessageDefect("data", "data is an image with more pixels than any camera has") from error
+    except Exception as error:  # whatever the library raises, the message is to blame
+        raise MessageDefect(
+            "data", f"data is no image that can be decoded (format {quoted(message.format)})"
+        ) from error
+    good = max(width, height) <= MAX_SIDE and width * height <= MAX_PIXELS
+    check(good, "data", f"is an image of {width}x{height} pixels, more than any camera has")
+    check(LAST_BYTES.get(kind, b"") in bytes(message.data[-PADDING:]), "data", f"is a truncated {kind} image")
+    return width, height
+
+
+def image_size(message: Image | CompressedImage) -> tuple[int, int]:
+    """(width, height) of a camera image. Raises MessageDefect where it cannot be one; looks at no pixel."""
+    if hasattr(message, "format"):
+        return check_compressed(message)
+    check_image(message)
+    return message.width, message.height
 
 
 def image_to_rgb(message: Image | CompressedImage) -> np.ndarray:
@@ -132,15 +168,16 @@ def image_to_rgb(message: Image | CompressedImage) -> np.ndarray:
 
 
 def _decompress(message: CompressedImage) -> np.ndarray:
+    import cv2
+
     check_compressed(message)
     try:
-        image = counterparts.compressed_to_rgb(message)
-    except Exception as error:
-        raise MessageDefect(
-            "data", f"data is no image that can be decoded (format {quoted(message.format)})"
-        ) from error
-    check(image is not None and image.dtype == np.uint8 and image.ndim == 3, "data", "is no 8-bit image")
-    return np.ascontiguousarray(image)
+        # the pixels as the camera has them, whatever its EXIF says: that is what camera_info describes
+        image = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        image = None
+    check(image is not None, "data", f"is no image that can be decoded (format {quoted(message.format)})")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def depth_from_image(message: Image) -> np.ndarray:
@@ -183,6 +220,10 @@ def camera_from_info(message: CameraInfo, rectified: bool = False) -> Camera:
     name = "p" if rectified else "k"
     check(bool(np.isfinite(k).all()), name, "has elements that are not finite")
     check(k[0, 0] > 0 and k[1, 1] > 0 and k[2, 2] > 0, name, "is singular (is the camera calibrated?)")
+    side = max(message.width, message.height)
+    focal, center = k[[0, 1], [0, 1]], k[:2, 2]
+    good = k[2, 2] == 1 and focal.min() > side / 100 and focal.max() < 1000 * side and np.abs(center).max() < 10 * side
+    check(bool(good), name, f"is not of a camera with {message.width}x{message.height} pixels")
     check(message.binning_x <= 1 and message.binning_y <= 1, "binning_x", "is above 1, which is not understood")
     region = (
         message.roi.x_offset,
@@ -191,20 +232,26 @@ def camera_from_info(message: CameraInfo, rectified: bool = False) -> Camera:
         message.roi.height % message.height,
     )
     check(not any(region), "roi", "is only a part of the image, which is not understood")
-    distortion = () if rectified else tuple(message.d)
-    check(bool(np.isfinite(distortion).all()), "d", "has elements that are not finite")
-    if not any(distortion):
-        return Camera.from_opencv(message.width, message.height, k / k[2, 2])
+    model, distortion = ("none", ()) if rectified else _distortion(message)
+    return Camera.from_opencv(message.width, message.height, k, model, distortion)
+
+
+def _distortion(message: CameraInfo) -> tuple[str, tuple[float, ...]]:
+    """The distortion's model and coefficients as `Camera` has them. Raises MessageDefect."""
+    d = tuple(message.d)
+    check(bool(np.isfinite(d).all()), "d", "has elements that are not finite")
+    if not any(d):
+        return "none", ()
     known = message.distortion_model in DISTORTION
     check(
         known, "distortion_model", f"{quoted(message.distortion_model)} is not known, known are {', '.join(DISTORTION)}"
     )
     model, counts = DISTORTION[message.distortion_model]
-    check(len(distortion) in counts, "d", f"has {len(distortion)} elements, {message.distortion_model} has {counts[0]}")
-    try:
-        return Camera.from_opencv(message.width, message.height, k / k[2, 2], model, distortion)
-    except ValueError as error:
-        raise MessageDefect("k", f"k and d are no camera: {error}") from error
+    if len(d) not in counts and not any(d[counts[0] :]):
+        d = d[: counts[0]]  # drivers with one array for all models (realsense) pad it with zeros
+    check(len(d) in counts, "d", f"has {len(d)} elements, {message.distortion_model} has {counts[0]}")
+    check(max(map(abs, d)) < MAX_DISTORTION, "d", f"has an element of {max(d, key=abs):.3g}, which no lens has")
+    return model, d
 
 
 def camera_info_message(camera: Camera, header: Header) -> CameraInfo:

@@ -5,9 +5,9 @@ It may run on another computer with a GPU; it needs the site, the requests and t
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
+from os.path import expanduser
 
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import CameraInfo, Image
@@ -19,6 +19,7 @@ from omniad_ros.nodes import messages
 from omniad_ros.nodes.managed import OK, OUTPUT, SENSOR, WARN, Health, ManagedNode
 from omniad_ros.nodes.managed import main as run_node
 from omniad_ros.nodes.parameters import parameter
+from omniad_ros.nodes.reference import ANSWERS_ON, FIELD, field_digest
 from omniad_ros.nodes.worker import NewestFirst
 from omniad_ros.site import MAP_FRAME, Site
 
@@ -52,7 +53,8 @@ class NerfRenderer(ManagedNode):
 
         if not self.values.site:
             raise OmniadError("parameter site is empty; give it the folder of a site built by 'omniad build'")
-        site = Site.open(self.values.site)
+        site = Site.open(expanduser(self.values.site))
+        self.digest = field_digest(site)
         self.field = load_field(site.radiance_dir)
         # once now, so that the first request does not wait for compilers
         self.field.render(site.camera.fitted(64), site.mapped.poses[0])
@@ -79,7 +81,10 @@ class NerfRenderer(ManagedNode):
 
     def health(self) -> Health:
         worker = self.worker
-        values = {"rendered": worker.done, "dropped": worker.dropped, "ms render": self.milliseconds}
+        values = {
+            "rendered": worker.done, "dropped": worker.dropped, "ms render": self.milliseconds,
+            FIELD: self.digest, ANSWERS_ON: self.image.topic_name,
+        }  # fmt: skip
         if self.camera is None:
             return Health(WARN, "no camera_info yet", values)
         return Health(OK, "renders reference views", values)
@@ -122,7 +127,3 @@ class NerfRenderer(ManagedNode):
 
 def main() -> int:
     return run_node(NerfRenderer)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

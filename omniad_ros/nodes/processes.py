@@ -1,6 +1,6 @@
 """Starts nodes as processes where `ros2 launch` is missing: `omniad run`, the demo and the tests.
 
-Each node is this Python running ``-m omniad_ros.nodes.<node>``; all end together, and none outlives its starter.
+Each node is this Python running ``-m omniad_ros.nodes.start <node>``; all end together, and none outlives its starter.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import omniad_ros
 from omniad_ros.feedback import OmniadError
 
 NAMESPACE = "/omniad"
+START = "omniad_ros.nodes.start"
 Output = Callable[[str], None]
 
 
@@ -111,7 +112,7 @@ def start(
     node: module in `omniad_ros.nodes`; parameters: win over those of ``parameters_file``; remappings: from → to;
     environment: added to this process's; output: called with each line that the node says.
     """
-    command = [sys.executable, "-m", f"omniad_ros.nodes.{node}", "--ros-args", "-r", f"__ns:={namespace}"]
+    command = [sys.executable, "-m", START, node, "--ros-args", "-r", f"__ns:={namespace}"]
     for source, target in (remappings or {}).items():
         command += ["-r", f"{source}:={target}"]
     if parameters_file is not None:
@@ -134,7 +135,7 @@ def program(node: str) -> dict:
     ):  # no AMENT_PREFIX_PATH is an OSError or LookupError
         if (Path(get_package_prefix("omniad_ros")) / "lib" / "omniad_ros" / node).exists():
             return {"package": "omniad_ros", "executable": node}
-    return {"executable": sys.executable, "arguments": ["-m", f"omniad_ros.nodes.{node}"]}
+    return {"executable": sys.executable, "arguments": ["-m", START, node]}
 
 
 def run_together(processes: list[NodeProcess], meanwhile: Callable[[], None] = lambda: time.sleep(0.1)) -> None:

@@ -7,9 +7,13 @@ repeated, and waited for somewhat longer.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 import time
 
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -17,8 +21,12 @@ from std_msgs.msg import Header
 from omniad_ros.geometry import Camera, Pose
 from omniad_ros.inspection import resize
 from omniad_ros.nodes import messages
-from omniad_ros.nodes.managed import OUTPUT, ManagedNode
+from omniad_ros.nodes.managed import OUTPUT, STREAM, ManagedNode
 from omniad_ros.rendering import Rendering
+from omniad_ros.site import MAP_FRAME, Site
+
+ANSWERS_ON, FIELD = "answers on", "field"
+"""What the renderer says of itself in /diagnostics."""
 
 
 class ReferenceClient:
@@ -29,8 +37,11 @@ class ReferenceClient:
     """Seconds after `open` in which a renderer that has not answered yet may simply not have been found yet."""
     REPEAT = 0.5
 
-    def __init__(self, node: ManagedNode, frame_id: str, timeout: float):
-        self.node, self.frame_id, self.timeout = node, frame_id, timeout
+    def __init__(self, node: ManagedNode, site: Site, timeout: float):
+        self.node, self.timeout = node, timeout
+        self.foreign = False
+        """The renderer that answers has the field of another site."""
+        self._field = field_digest(site)
         self.stamp = 0
         """Nanoseconds; the stamp of the next request."""
         self.answered = self.unanswered = 0
@@ -42,6 +53,7 @@ class ReferenceClient:
         self._request = node.create_lifecycle_publisher(PoseStamped, "reference/request", OUTPUT)
         self._image = node.create_subscription(Image, "reference/image", lambda m: self._take("image", m), OUTPUT)
         self._depth = node.create_subscription(Image, "reference/depth", lambda m: self._take("depth", m), OUTPUT)
+        self._told = node.create_subscription(DiagnosticArray, "/diagnostics", self._hear, STREAM)
 
     @property
     def renderer_found(self) -> bool:
@@ -53,7 +65,7 @@ class ReferenceClient:
 
     def destroy(self) -> None:
         self.cancel()
-        self.node.destroy_all(self._request, self._image, self._depth)
+        self.node.destroy_all(self._request, self._image, self._depth, self._told)
 
     def open(self) -> None:
         """Undo `cancel`; the renderer is to be found anew."""
@@ -71,18 +83,25 @@ class ReferenceClient:
         """The reference view at the camera's size, or None where no answer came in time."""
         with self._arrived:
             self._parts = {}
-        if self._cancelled or not (self.renderer_found or self.discovering):
+        if self._cancelled or self.foreign or not (self.renderer_found or self.discovering):
             self.unanswered += 1
             return None
-        parts = self._ask(
-            messages.pose_stamped(pose, Header(stamp=messages.to_stamp(self.stamp), frame_id=self.frame_id))
-        )
+        parts = self._ask(messages.pose_stamped(pose, Header(stamp=messages.to_stamp(self.stamp), frame_id=MAP_FRAME)))
         if len(parts) < 2:
             self.unanswered += 1
             self.patient = False
             return None
+        if not all(_of_shape(part, camera) for part in parts.values()):
+            shapes = " and ".join(f"{part.shape[1]}x{part.shape[0]}" for part in parts.values())
+            self.node.warn(
+                "reference shape",
+                f"reference views are ignored: {shapes} is not the shape of {camera.width}x{camera.height}",
+            )
+            self.unanswered += 1
+            return None
         self.answered += 1
-        return Rendering(resize(parts["image"], camera), resize(parts["depth"], camera, nearest=True))
+        depth = np.where((parts["depth"] > 1e-3) & (parts["depth"] < 1e5), parts["depth"], np.nan)
+        return Rendering(resize(parts["image"], camera), resize(depth, camera, nearest=True))
 
     def _ask(self, request: PoseStamped) -> dict:
         """Publish the request and wait; what has been answered in time, by part."""
@@ -110,3 +129,20 @@ class ReferenceClient:
             if stamp == self.stamp:
                 self._parts[part] = array
                 self._arrived.notify_all()
+
+    def _hear(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {pair.key: pair.value for pair in status.values}
+            if values.get(ANSWERS_ON) == self._image.topic_name and values.get(FIELD):
+                self.foreign = values[FIELD] != self._field
+
+
+def field_digest(site: Site) -> str:
+    """Names a site's radiance field: renderer and inspector must have the same, wherever their copies lie."""
+    files = {name: digest for name, digest in site.manifest["files"].items() if name.startswith("radiance/")}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _of_shape(array: np.ndarray, camera: Camera) -> bool:
+    height, width = array.shape[:2]
+    return abs(height - width * camera.height / camera.width) <= max(1.5, 0.02 * height)

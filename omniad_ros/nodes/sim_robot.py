@@ -6,7 +6,6 @@ it is wanted, so that what the inspector says can be scored.
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +199,3 @@ class SimRobot(Node):
 
 def main() -> int:
     return run_node(SimRobot)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

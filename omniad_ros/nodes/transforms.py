@@ -79,6 +79,10 @@ class Transforms:
                 continue
             t, q = found.translation, found.rotation
             return Pose.from_quaternion((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
+        self.node.get_logger().warning(
+            f"/tf does not say where {header.frame_id} is on {self.base_frame.name}; camera_xyz and camera_rpy are used",
+            throttle_duration_sec=30.0,
+        )
         return self._from_parameters
 
     def _broadcast(self) -> None:
