@@ -204,6 +204,21 @@ def test_hloc(survey, map_dir, test_views, tmp_path):
     assert info["features"] == "hloc" and np.mean([p is not None and p.distance(t)[0] < 0.05 for p, t in found]) > 0.5
 
 
+def test_aliked_says_what_it_lacks(map_dir, tmp_path):
+    """pycolmap's ALIKED needs a build with ONNX and a network; by name and in a map, one sentence says so."""
+    import pycolmap
+
+    if hasattr(pycolmap, "AlikedExtractionOptions"):
+        pytest.skip("this pycolmap is built with ONNX")
+    with pytest.raises(OmniadError, match="built with ONNX"):
+        named_source("aliked")
+    shutil.copytree(map_dir, tmp_path / "map")
+    with h5py.File(tmp_path / "map" / "features.h5", "a") as file:
+        file.attrs["source"] = json.dumps({"features": "aliked", "options": {"model": "ALIKED_N32"}})
+    with pytest.raises(OmniadError, match="built with ONNX"):
+        Localizer.load(tmp_path / "map")
+
+
 def test_refuses(survey, tmp_path):
     """Surveys that cannot be registered, and maps that are damaged, give one sentence."""
     flat = tmp_path / "flat"
