@@ -173,6 +173,16 @@ def test_focal_length_that_was_guessed(survey, tmp_path):
     assert _read_own_transforms(tmp_path / "map" / "transforms.json").camera.fx == pytest.approx(info["camera"]["fx"])
 
 
+def test_photographs_of_many_cameras(survey, tmp_path):
+    """Where every image has a camera of its own with a guessed focal length, each is found, and no point is left at a wrong place."""
+    guess = dataclasses.replace(survey.camera, fx=1.15 * survey.camera.fx, fy=1.15 * survey.camera.fy)
+    options = MapOptions(refine_focal=True, cameras=(guess,) * len(survey))
+    info = build_map(with_poses(survey, [None] * len(survey)), tmp_path / "map", options=options)
+    frames = json.loads((tmp_path / "map" / "transforms.json").read_text())["frames"]
+    assert info["registered"] >= 0.8 * len(survey) and info["reprojection_px"] < 1.0
+    assert abs(np.median([f["fl_x"] for f in frames]) / survey.camera.fx - 1) < 0.02
+
+
 def test_hloc(survey, map_dir, test_views, tmp_path):
     """With hloc the same localizer works on hloc's features; without it one sentence says what to install."""
     import importlib.util
@@ -192,6 +202,21 @@ def test_hloc(survey, map_dir, test_views, tmp_path):
     localizer = Localizer.load(tmp_path / "map")
     found = [(localizer.localize(image, survey.camera, truth).pose, truth) for image, truth in test_views]
     assert info["features"] == "hloc" and np.mean([p is not None and p.distance(t)[0] < 0.05 for p, t in found]) > 0.5
+
+
+def test_aliked_says_what_it_lacks(map_dir, tmp_path):
+    """pycolmap's ALIKED needs a build with ONNX and a network; by name and in a map, one sentence says so."""
+    import pycolmap
+
+    if hasattr(pycolmap, "AlikedExtractionOptions"):
+        pytest.skip("this pycolmap is built with ONNX")
+    with pytest.raises(OmniadError, match="built with ONNX"):
+        named_source("aliked")
+    shutil.copytree(map_dir, tmp_path / "map")
+    with h5py.File(tmp_path / "map" / "features.h5", "a") as file:
+        file.attrs["source"] = json.dumps({"features": "aliked", "options": {"model": "ALIKED_N32"}})
+    with pytest.raises(OmniadError, match="built with ONNX"):
+        Localizer.load(tmp_path / "map")
 
 
 def test_refuses(survey, tmp_path):

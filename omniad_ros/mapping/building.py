@@ -38,6 +38,8 @@ MODEL, FEATURES, LOOKS = "sfm", "features.h5", "global-features.h5"
 MIN_IMAGES = 3
 MIN_SHARE, MIN_POINTS = 0.25, 20
 """A survey is refused of which a smaller share can be registered; an image counts from so many points on that it sees."""
+TRIES, ENOUGH = 5, 0.5
+"""Structure from motion with guessed focal lengths is tried so often at most, until it has placed such a share of the images."""
 
 
 @dataclass(frozen=True)
@@ -183,23 +185,42 @@ class _Workshop:
             if typical < self.tolerances.match:
                 progress(0.1, "triangulating at the survey's poses")
                 return [self._from_priors(exact=typical < self.tolerances.exact)]
-        models = colmap.map_incrementally(
-            self.database, self.survey.root, self.out / ".models", len(self.survey), self.tolerances, self.known, part(progress, 0.1, 0.9)
-        )
+        model = self._from_motion(part(progress, 0.1, 0.9))
         progress(0.9, "adjusting the map")
-        candidates = [self._aligned(self._completed(model)) for model in models[:1]]
+        candidates = [self._aligned(self._completed(model))] if model is not None else []
         enough = candidates and candidates[0].model.num_reg_images() >= 0.9 * len(self.survey)
         if not enough and len(self.with_prior) > MIN_IMAGES:
             progress(0.95, "triangulating at the survey's poses")
             candidates.append(self._from_priors(exact=False))
         return candidates
 
+    def _from_motion(self, progress: Progress) -> pycolmap.Reconstruction | None:
+        """The largest model that structure from motion makes of the survey; None where it makes none.
+
+        With focal lengths to be found, a few images may agree on impossible ones, and it depends on the first pair of
+        images whether the mapper is led there. So it is tried from several ones.
+        """
+        best, tries = None, 1 if self.known else TRIES
+        for number in range(tries):
+            models = colmap.map_incrementally(
+                self.database, self.survey.root, self.out / f".models-{number}", len(self.survey), self.tolerances, self.known,
+                part(progress, number / tries, (number + 1) / tries), colmap.SEED + number,
+            )  # fmt: skip
+            best = max([m for m in (best, *models) if m is not None], key=self._sound_images, default=None)
+            if best is not None and self._sound_images(best) >= ENOUGH * len(self.survey):
+                break
+        return best
+
+    def _sound_images(self, model: pycolmap.Reconstruction) -> int:
+        """How many images a model has, without those of impossible focal lengths."""
+        return sum(self.known or _possible(model.cameras[model.images[i].camera_id]) for i in model.reg_image_ids())
+
     def _from_priors(self, exact: bool) -> Mapped:
         """Triangulate at the prior poses; where they are not ``exact``, adjust them if the points then fit clearly better."""
         fixed = self._triangulated(self.survey.poses)
         if not exact:
             free = pycolmap.Reconstruction(fixed)
-            colmap.adjust(free)
+            colmap.adjust(free, self.tolerances)
             free = self._completed(free)
             tighter = free.compute_mean_reprojection_error() < 0.85 * fixed.compute_mean_reprojection_error()
             if tighter or free.compute_num_observations() > 1.1 * fixed.compute_num_observations():
@@ -214,7 +235,7 @@ class _Workshop:
             self.cameras = [colmap.camera_of(found[i]) if i in found else c for i, c in enumerate(self.cameras, 1)]
         poses = [colmap.pose_of(model.images[i + 1]) if i + 1 in model.reg_image_ids() else None for i in range(len(self.survey))]
         model = self._triangulated(poses)
-        colmap.adjust(model, self.known)
+        colmap.adjust(model, self.tolerances, self.known)
         if not self.known:
             self._drop_impossible(model)
         return model

@@ -162,9 +162,9 @@ def verified_pairs(path: Path) -> list[VerifiedPair]:
     return pairs
 
 
-def mapping_options(tolerances: Tolerances, known: bool = True) -> pycolmap.IncrementalPipelineOptions:
+def mapping_options(tolerances: Tolerances, known: bool = True, seed: int = SEED) -> pycolmap.IncrementalPipelineOptions:
     options = pycolmap.IncrementalPipelineOptions()
-    options.random_seed = SEED
+    options.random_seed = seed
     options.num_threads = threads()
     options.extract_colors = False
     # where the intrinsics are given, refining them would bend a map of few or planar points
@@ -188,11 +188,11 @@ def mapping_options(tolerances: Tolerances, known: bool = True) -> pycolmap.Incr
 
 
 def map_incrementally(
-    path: Path, images: Path, out: Path, count: int, tolerances: Tolerances, known: bool, progress: Progress
+    path: Path, images: Path, out: Path, count: int, tolerances: Tolerances, known: bool, progress: Progress, seed: int = SEED
 ) -> list[pycolmap.Reconstruction]:
-    """Structure from motion (Schönberger and Frahm, 2016) on verified pairs; models in their own frames, largest first.
+    """Structure from motion (Schönberger and Frahm, 2016) on verified pairs; models in their own frames.
 
-    known: the cameras' focal lengths are given and stay.
+    known: the cameras' focal lengths are given and stay; seed: of the choices that the mapper leaves to chance.
     """
     registered = [1]
 
@@ -201,8 +201,8 @@ def map_incrementally(
         progress(min(registered[0] / count, 1.0), f"registered {min(registered[0], count)} of {count} images")
 
     out.mkdir(exist_ok=True)
-    models = pycolmap.incremental_mapping(path, images, out, mapping_options(tolerances, known), next_image_callback=next_image)
-    return sorted(models.values(), key=lambda model: -model.num_reg_images())
+    models = pycolmap.incremental_mapping(path, images, out, mapping_options(tolerances, known, seed), next_image_callback=next_image)
+    return list(models.values())
 
 
 def triangulate(model: pycolmap.Reconstruction, path: Path, images: Path, out: Path, tolerances: Tolerances) -> pycolmap.Reconstruction:
@@ -213,8 +213,11 @@ def triangulate(model: pycolmap.Reconstruction, path: Path, images: Path, out: P
     return pycolmap.triangulate_points(model, path, images, out, True, options, False)
 
 
-def adjust(model: pycolmap.Reconstruction, known: bool = True) -> None:
-    """Bundle adjustment of poses and points (and of focal lengths that are not ``known``), in place, with a robust loss."""
+def adjust(model: pycolmap.Reconstruction, tolerances: Tolerances, known: bool = True) -> None:
+    """Bundle adjustment of poses and points (and of focal lengths that are not ``known``), in place, with a robust loss.
+
+    Points that the robust loss gave up are dropped: they may end anywhere, even in a camera's centre.
+    """
     options = pycolmap.BundleAdjustmentOptions(
         refine_focal_length=not known, refine_principal_point=False, refine_extra_params=False, print_summary=False
     )
@@ -229,6 +232,7 @@ def adjust(model: pycolmap.Reconstruction, known: bool = True) -> None:
     config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
     # pycolmap.bundle_adjustment would do the same, but it sets the log level back and prints
     pycolmap.create_default_bundle_adjuster(options, config, model).solve()
+    pycolmap.ObservationManager(model).filter_all_points3D(tolerances.reprojection, 0.0)
     model.update_point_3d_errors()
 
 

@@ -124,24 +124,32 @@ class SiftSource:
 
 
 def named_source(name: str) -> FeatureSource:
-    """A feature source by name: ``sift``, or ``hloc/EXTRACTOR/MATCHER[/RETRIEVAL]`` by hloc's configuration names.
+    """A feature source by name: ``sift``, ``aliked``, or ``hloc/EXTRACTOR/MATCHER[/RETRIEVAL]`` by hloc's configuration names.
 
-    Raises OmniadError where the name is unknown or hloc is not installed.
+    Raises OmniadError where the name is unknown or what it needs is not installed.
     """
     kind, *rest = name.split("/")
     if kind == "sift" and not rest:
         return SiftSource()
+    if kind == "aliked" and not rest:
+        from omniad_ros.mapping.aliked_features import AlikedOptions, AlikedSource
+
+        return AlikedSource(AlikedOptions())
     if kind == "hloc" and len(rest) in (2, 3):
         from omniad_ros.mapping.hloc_features import HlocOptions, HlocSource
 
         return HlocSource(HlocOptions(*rest))
-    raise OmniadError(f"there are no features named '{name}': give 'sift' or 'hloc/EXTRACTOR/MATCHER[/RETRIEVAL]', e.g. {EXAMPLE}")
+    raise OmniadError(f"there are no features named '{name}': give 'sift', 'aliked' or 'hloc/EXTRACTOR/MATCHER[/RETRIEVAL]', e.g. {EXAMPLE}")
 
 
 def open_source(description: dict) -> FeatureSource:
     """The feature source that a map was built with. Raises OmniadError where it is unknown or not installed."""
     if description.get("features") == "sift":
         return SiftSource(SiftOptions(**description["options"]))
+    if description.get("features") == "aliked":
+        from omniad_ros.mapping.aliked_features import AlikedOptions, AlikedSource
+
+        return AlikedSource(AlikedOptions(**description["options"]))
     if description.get("features") == "hloc":
         from omniad_ros.mapping.hloc_features import HlocOptions, HlocSource
 
