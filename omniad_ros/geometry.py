@@ -152,7 +152,10 @@ class Camera:
         """From OpenCV's or ROS's K (3, 3), whose pixel centres are at integers. Raises ValueError if K is singular."""
         k = np.asarray(k, dtype=np.float64).reshape(3, 3)
         distortion = tuple(float(d) for d in distortion)
-        if not any(distortion):
+        if distortion_model == "equidistant":
+            # also with zero coefficients it is no pinhole
+            distortion = (*distortion, 0.0, 0.0, 0.0, 0.0)[:4]
+        elif not any(distortion):
             distortion_model, distortion = "none", ()
         return Camera(width, height, k[0, 0], k[1, 1], k[0, 2] + 0.5, k[1, 2] + 0.5, distortion_model, distortion)
 

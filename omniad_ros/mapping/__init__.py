@@ -2,7 +2,15 @@
 
 # pycolmap brings an allocator that numba's LLVM cannot be loaded after: the first compiled kernel then ends in a
 # segmentation fault. So numba's comes first.
+import signal
+import threading
+
 import llvmlite.binding  # noqa: F401
+import pycolmap  # noqa: F401
+
+# It also takes SIGTERM, to print a stack as if it had crashed; what handled it before does so again.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 from omniad_ros.mapping.building import MapOptions, build_map
 from omniad_ros.mapping.features import named_source

@@ -45,7 +45,9 @@ def check_method(method: str, options: Sequence[str]) -> None:
     import torch
 
     with silent_nerfstudio():
-        method_config(method, options)
+        config = method_config(method, options)
+    if config.max_num_iterations < 1:
+        raise OmniadError("--max-num-iterations must be at least 1")
     if "splat" in method and not torch.cuda.is_available():
         raise OmniadError(f"'{method}' needs a CUDA GPU, and this machine has none; use --field grid-field")
 

@@ -156,15 +156,18 @@ def open_recording(path: Path, options: BagOptions | None = None) -> Recording:
 
 
 def _open(path: Path):
-    from rosbags.highlevel import AnyReader, AnyReaderError
+    from rosbags.highlevel import AnyReader
     from rosbags.typesys import Stores, get_typestore
 
     if path.is_dir() and not (path / "metadata.yaml").is_file():
-        path = sorted(filter(_is_storage, path.iterdir()))[0]
+        files = sorted(filter(_is_storage, path.iterdir()))
+        if not files:
+            raise OmniadError(f"{path} is no bag: it holds neither metadata.yaml nor a .mcap or .db3 file")
+        path = files[0]
     try:
         reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
         reader.open()
-    except (AnyReaderError, OSError) as error:
+    except Exception as error:  # besides its own errors it lets those of its decompressors and databases through
         reason = " ".join(str(error).split())
         raise OmniadError(f"the bag {path} cannot be read: {reason} ('ros2 bag reindex' or 'mcap recover' may save it)") from error
     return _Closing(reader)
