@@ -33,6 +33,7 @@ class LocalizerOptions:
     ratio: a match must be so much nearer (in descriptor space) than the next map point.
     min_inliers, min_share, min_cells: a pose needs so many inliers more than three times what chance would bring, being
     so large a share of the guided matches, in so many cells of an 8x6 grid over the frame.
+    firm: a pose with fewer inliers is asked for again, from all that is found in a wide search around it.
     min_lead: by so much (log-likelihood) the pose must be likelier than another one that the same points allow.
     """
 
@@ -45,6 +46,7 @@ class LocalizerOptions:
     min_inliers: int = 15
     min_share: float = 0.5
     min_cells: int = 4
+    firm: int = 80
     min_lead: float = 10.0
 
 
@@ -145,7 +147,15 @@ class Localizer:
             matches = matches[~inlier]
             if len(matches) < 0.25 * len(inlier):
                 break
-        return best
+        return best if best is None or len(best.inliers) >= self.options.firm else self._widened(frame, camera, best, tolerance)
+
+    def _widened(self, frame: Features, camera: Camera, found: _Solution, tolerance: float) -> _Solution:
+        """A pose on few inliers may fit one near object and miss the rest by degrees: the pose that more of the scene bears out."""
+        expected = self._map.appearance(self._map.near(found.pose, 2 * self.options.neighbours))
+        matches = self._search(frame, camera, found.pose, expected, 8.0 * tolerance)
+        estimated = absolute_pose.estimates(camera, matches.pixels, self._map.xyz[matches.points], tolerance)
+        wider = None if estimated is None else self._refined(frame, camera, estimated[0], tolerance)
+        return wider if wider is not None and len(wider.inliers) > len(found.inliers) else found
 
     def _refined(self, frame: Features, camera: Camera, poses: list[Pose], tolerance: float) -> _Solution | None:
         """The best of some first poses, refined on all points found around it; None where they do not bear it out."""
