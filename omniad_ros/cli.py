@@ -240,7 +240,7 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
         "--features",
         metavar="NAME",
         default="sift",
-        help="local features of the map: sift, or hloc/EXTRACTOR/MATCHER[/RETRIEVAL] by hloc's names, "
+        help="local features of the map: sift, aliked (where pycolmap can run it), or hloc/EXTRACTOR/MATCHER[/RETRIEVAL] by hloc's names, "
         "e.g. hloc/superpoint_max/superpoint+lightglue/netvlad (%(default)s)",
     )
     length = parser.add_mutually_exclusive_group()
@@ -259,7 +259,7 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher",
         metavar="NAME",
-        help="backbone of the detector's teacher: resnext50_32x4d, wide_resnet50_2, resnet34, resnet18, or compact, the bundled one "
+        help="backbone of the detector's teacher: resnext50_32x4d, wide_resnet50_2, resnet34, resnet18, dinov2_vits14 or dinov2_vitb14 (by timm), or compact, the bundled one "
         "(default: ImageNet weights where torch's cache has them, else compact)",
     )
     parser.add_argument("--teacher-weights", type=Path, metavar="FILE", help="the teacher's weights (torchvision's .pth, or safetensors)")

@@ -45,7 +45,8 @@ def test_directions_times_depth_project_back_to_pixel_centres():
 
 
 @pytest.mark.parametrize(
-    ("model", "distortion"), [("plumb_bob", (-0.2, 0.05, 0.001, 0.002)), ("equidistant", (0.1, -0.02, 0, 0)), ("equidistant", (0, 0, 0, 0))]
+    ("model", "distortion"),
+    [("plumb_bob", (-0.2, 0.05, 0.001, 0.002)), ("equidistant", (0.1, -0.02, 0.0, 0.0)), ("equidistant", (0.0,) * 4)],
 )
 def test_rectified_images_obey_the_pinhole_model(model, distortion):
     k = np.array([[150.0, 0, 159.5], [0, 150.0, 119.5], [0, 0, 1]])
