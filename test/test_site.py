@@ -105,9 +105,8 @@ def test_a_full_disk_keeps_the_old_stage(tmp_path, monkeypatch):
 
 
 def test_two_processes_do_not_work_on_one_folder(tmp_path):
-    with exclusive(tmp_path):
-        with pytest.raises(OmniadError, match="another process"), exclusive(tmp_path):
-            pass
+    with exclusive(tmp_path), pytest.raises(OmniadError, match="another process"), exclusive(tmp_path):
+        pass
     with exclusive(tmp_path):
         pass
 
