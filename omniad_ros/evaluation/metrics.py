@@ -14,7 +14,8 @@ _HALF = int(np.float32(0.5).view(np.int32)) >> _SHIFT
 BINS = 2 * _HALF + 1
 
 AUPRO_LIMIT = 0.3
-TOP_SHARE, TOP_LEAST = 0.0005, 10
+COMPACT = 0.006
+"""Of the longer side: how far a heatmap is smoothed before its highest value is a frame's score."""
 
 
 def bin_of(heatmap: np.ndarray) -> np.ndarray:
@@ -105,10 +106,12 @@ def weighted_auroc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def image_score(heatmap: np.ndarray) -> float:
-    """How anomalous a whole frame is: the mean of its highest pixels (0.05 %, at least 10), less moody than the highest."""
-    flat = np.asarray(heatmap, np.float32).ravel()
-    count = min(flat.size, max(TOP_LEAST, round(TOP_SHARE * flat.size)))
-    return float(np.partition(flat, flat.size - count)[flat.size - count :].mean())
+    """How anomalous a whole frame is: the highest value of its smoothed heatmap, so that a compact region counts more than
+    single pixels or a thin line along an edge."""
+    import cv2
+
+    values = np.asarray(heatmap, np.float32)
+    return float(cv2.GaussianBlur(values, (0, 0), COMPACT * max(values.shape)).max())
 
 
 def image_auroc(scores: list[float], anomalous: list[bool]) -> float | None:
