@@ -231,9 +231,6 @@ def _check_field(options: BuildOptions) -> None:
 
     if options.nerfstudio_run and not Path(options.nerfstudio_run).exists():
         raise OmniadError(f"{options.nerfstudio_run} does not exist; give the directory with nerfstudio's config.yml")
-    named = dict(zip(options.field_options[::2], options.field_options[1::2]))
-    if (steps := named.get("--max-num-iterations", "1")).lstrip("-").isdigit() and int(steps) < 1:
-        raise OmniadError(f"--max-num-iterations {steps}: a field needs at least one step, and some thousands to be good")
     if options.field_options or options.field != BuildOptions.field:
         check_method(options.field, options.field_options)
 

@@ -47,7 +47,9 @@ def check_method(method: str, options: Sequence[str]) -> None:
     with silent_nerfstudio():
         config = method_config(method, options)
     if config.max_num_iterations < 1:
-        raise OmniadError("--max-num-iterations must be at least 1")
+        raise OmniadError(
+            f"--max-num-iterations {config.max_num_iterations}: a field needs at least one step, and some thousands to be good"
+        )
     if "splat" in method and not torch.cuda.is_available():
         raise OmniadError(f"'{method}' needs a CUDA GPU, and this machine has none; use --field grid-field")
 
