@@ -48,7 +48,7 @@ class ProgressBar:
             return
         self.said = max(share, fraction), now
         elapsed = now - self.started
-        left = f"{_clock(elapsed * (1 - fraction) / fraction)} left" if 0 < fraction < 1 else "…" if fraction < 1 else "done"
+        left = f"{_clock(elapsed * (1 - fraction) / fraction)} left" if 0.01 <= fraction < 1 else "…" if fraction < 1 else "done"
         print(f"{100 * fraction:3.0f} %  {_clock(elapsed)} elapsed, {left}  {message}", file=sys.stderr, flush=True)
 
 
