@@ -145,7 +145,7 @@ class Inspector:
         lap("detect")
         if self.options.tracking and rendering is not None:
             snapshot = (small, rendering.image, heatmap)
-            self.tracker.update(detections, small_camera, pose, rendering.depth, stamp, snapshot)
+            self.tracker.update(detections, small_camera, pose, rendering.depth, stamp, snapshot, self.threshold)
         lap("track")
 
         covered = np.isfinite(rendering.depth) if rendering is not None else np.ones(heatmap.shape, bool)

@@ -31,7 +31,8 @@ class TrackerOptions:
     that counted, so that a fast camera or a robot that stands does not count the same view again and again.
     gate: Mahalanobis distance up to which a detection belongs to a track. hit, miss: evidence (log-odds) that a view adds
     which shows the track, and that one takes away which should and does not; with these, what is seen in less than a third
-    of such views loses. confirm_evidence, confirm_views: what confirms a track, together with views whose directions
+    of such views loses. confirm_evidence, confirm_views, confirm_margin (of the mean score above the threshold, as a share of
+    what there is above it): what confirms a track, together with views whose directions
     differ by confirm_degrees or (standing still) that span confirm_seconds, and that agree: their rays pass the place within
     ``agreement`` standard deviations (root mean square). full_evidence: where it stops growing, so that what is gone
     can be let go; expire_after: frames in a row that show the place normal; tentative_frames: frames after which a
@@ -46,7 +47,8 @@ class TrackerOptions:
     miss: float = 0.8
     confirm_evidence: float = 4.7
     full_evidence: float = 8.0
-    confirm_views: int = 6
+    confirm_views: int = 8
+    confirm_margin: float = 0.4
     confirm_degrees: float = 4.0
     confirm_seconds: float = 4.0
     agreement: float = 1.0
@@ -86,12 +88,13 @@ class Tracker:
         depth: np.ndarray,
         stamp_seconds: float,
         snapshot: Snapshot | None = None,
+        threshold: float = 0.5,
     ) -> list[Track]:
         """Take in the detections of one frame and return `tracks`.
 
         detections: with boxes in the pixels of ``camera``; pose: refined map_from_camera; depth: float32 (H, W), the
         reference's, NaN where not covered; snapshot: (frame uint8 (H, W, 3), reference uint8 (H, W, 3), heatmap
-        (H, W), float in [0, 1] or uint8).
+        (H, W), float in [0, 1] or uint8); threshold: of the heatmap, above which the detections lie.
         """
         seen = [(d, ray) for d in detections if (ray := ray_of(d, camera, pose, depth)) is not None]
         matched: set[int] = set()
@@ -113,7 +116,7 @@ class Tracker:
                 self._hypotheses.append(hypothesis)
         self._expire()
         self._merge()
-        self._confirm()
+        self._confirm(threshold + self.options.confirm_margin * (1 - threshold))
         return self.tracks
 
     def _counts(self, pose: Pose, depth: np.ndarray, stamp: float) -> bool:
@@ -248,12 +251,14 @@ class Tracker:
                 old.snapshot_worth = young.snapshot_worth
         self._hypotheses = kept
 
-    def _confirm(self) -> None:
+    def _confirm(self, score: float) -> None:
         options = self.options
         for hypothesis in self._hypotheses:
             if hypothesis.confirmed or hypothesis.views < options.confirm_views:
                 continue
             if hypothesis.evidence < options.confirm_evidence or hypothesis.disagreement > options.agreement:
+                continue
+            if hypothesis.score_sum < score * hypothesis.views:
                 continue
             lasted = hypothesis.last_seen - hypothesis.first_seen
             if lasted >= options.confirm_seconds or hypothesis.spread_degrees() >= options.confirm_degrees:
