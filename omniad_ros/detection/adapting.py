@@ -73,7 +73,7 @@ def adapt_detector(
     if views is not None:
         calibrating, views = remembered(networks, trained, heldout, views, camera, part(progress, 0.9, 0.93))
     scores = calibrate(networks, calibrating, trained, options, rng, part(progress, 0.93, 1.0))
-    Detector(networks, scores, options, detector.teacher_name, detector.teacher_sha256, views).save(Path(out))
+    Detector(networks, scores, options, detector.teacher_name, detector.teacher_sha256, views or detector.views).save(Path(out))
     return {**facts, "adaptation_seconds": round(time.monotonic() - started, 1)}
 
 
