@@ -2,6 +2,8 @@
 
 Prior poses may be exact (rendered or surveyed) or drift (odometry), and single ones may be wrong, so the fit is robust
 and uses orientations as well as positions: a robot that drives a straight line still fixes every degree of freedom.
+The scale comes from motions rather than from places: a path that drift has opened or closed is longer or shorter across,
+but its steps are as long as they were.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ class Similarity:
 def align_poses(poses: Sequence[Pose], priors: Sequence[Pose]) -> Similarity:
     """Robust similarity that brings ``poses`` (any scale and frame) onto ``priors`` (metres, map frame).
 
+    Both in the order in which they were taken, where that is known: the scale is read from motions along the path.
+
     Raises ValueError where the camera hardly moved, so that the priors do not give the scale.
     """
     source = np.array([p.translation for p in poses])
@@ -46,18 +50,16 @@ def align_poses(poses: Sequence[Pose], priors: Sequence[Pose]) -> Similarity:
         raise ValueError("the camera hardly moved, so the prior poses do not give the scale")
 
     rotation = _robust_mean(relative)
-    turned = (source - np.median(source, axis=0)) @ rotation.as_matrix().T
-    centred = target - np.median(target, axis=0)
-    scale = (turned * centred).sum() / (turned**2).sum()
-    if scale <= 0:  # orientations and positions contradict each other: let the positions start
-        scale = np.linalg.norm(centred, axis=1).mean() / np.linalg.norm(turned, axis=1).mean()
-    parameters = np.concatenate([[np.log(scale)], rotation.as_rotvec(), np.median(target, axis=0)])
+    scale = _scale(poses, priors)
+    if scale is None:  # orientations and positions contradict each other: their extents say it
+        scale = np.linalg.norm(target - np.median(target, axis=0), axis=1).mean()
+        scale /= np.linalg.norm(source - np.median(source, axis=0), axis=1).mean()
     pivot = np.median(source, axis=0)
+    parameters = np.concatenate([rotation.as_rotvec(), np.median(target, axis=0)])
 
     def errors(x):
-        turn = Rotation.from_rotvec(x[1:4])
-        position = np.exp(x[0]) * turn.apply(source - pivot) + x[4:] - target
-        return position, (relative.inv() * turn).as_rotvec()
+        turn = Rotation.from_rotvec(x[:3])
+        return scale * turn.apply(source - pivot) + x[3:] - target, (relative.inv() * turn).as_rotvec()
 
     for _ in range(3):
         position, angle = errors(parameters)
@@ -71,11 +73,49 @@ def align_poses(poses: Sequence[Pose], priors: Sequence[Pose]) -> Similarity:
 
         parameters = least_squares(residuals, parameters, loss="soft_l1", x_scale="jac", xtol=1e-12, ftol=1e-12).x
     position, angle = errors(parameters)
-    scale, turn = float(np.exp(parameters[0])), Rotation.from_rotvec(parameters[1:4]).as_matrix()
+    turn = Rotation.from_rotvec(parameters[:3]).as_matrix()
     return Similarity(
-        scale, turn, parameters[4:] - scale * turn @ pivot,
+        scale, turn, parameters[3:] - scale * turn @ pivot,
         float(np.median(np.linalg.norm(position, axis=1))), float(np.degrees(np.median(np.linalg.norm(angle, axis=1)))),
     )  # fmt: skip
+
+
+def _scale(poses: Sequence[Pose], priors: Sequence[Pose]) -> float | None:
+    """Metres a unit, from motions seen from the camera: over as many steps as make it most certain. None if not positive.
+
+    Over few steps a prior's own noise weighs most, over many its drift. The first shows in how much the motions disagree;
+    of a path that turns by ``a``, another turn ``d`` too many makes the chord shorter by about ``a d / 12``.
+    """
+    ours, theirs = list(poses), list(priors)
+    found = []
+    steps = 1
+    while steps < len(ours):
+        moves, prior_moves = (
+            np.array([a.rotation.T @ (b.translation - a.translation) for a, b in zip(path, path[steps:])]) for path in (ours, theirs)
+        )
+        turns, prior_turns = (
+            Rotation.from_matrix([a.rotation.T @ b.rotation for a, b in zip(path, path[steps:])]) for path in (ours, theirs)
+        )
+        length = np.linalg.norm(moves, axis=1)
+        moved = length > 1e-9 * length.max()
+        if moved.any():
+            length = length[moved]
+            ratio = (moves[moved] * prior_moves[moved]).sum(1) / length**2
+            scale = _weighted_median(ratio, length)
+            spread = 1.4826 * np.median(np.abs(ratio - scale) * length)
+            independent = max(len(length) / steps, 1)  # motions that overlap share their errors
+            noise = spread / np.sqrt((length**2).mean() * independent)
+            drift = scale / 12 * np.median(turns.magnitude()) * np.median((turns.inv() * prior_turns).magnitude())
+            found.append((np.hypot(noise, drift), steps, scale))
+        steps *= 2
+    found = [(error, steps, scale) for error, steps, scale in found if scale > 0]
+    return float(min(found)[2]) if found else None
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, 0.5 * total[-1])])
 
 
 def upright(poses: Sequence[Pose], points: np.ndarray) -> Similarity:
