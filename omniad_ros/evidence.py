@@ -3,8 +3,9 @@
 Views of one place agree about real changes and disagree about shadows, reflections and floaters of the field
 (compare arXiv 2412.03911, which fuses such views in a splat afterwards; here it happens live). Each frame says of every
 voxel up to the surface that the reference view shows how anomalous the pixel is in which the voxel lies; a real change,
-be it before that surface (added) or on it (missing, changed), has voxels that all views mark. The next frame's heatmap is
-raised or lowered by the best such voxel along each pixel's ray.
+be it before that surface (added) or on it (missing, changed), has voxels that all views mark. Where even the best such voxel
+along a pixel's ray is one that the other views found normal, the next frame's heatmap is lowered. It is not raised: what
+single frames miss they mostly all miss, and voxels are coarser than the rims of things (measured, docs/detection.md).
 """
 
 from __future__ import annotations
@@ -31,15 +32,13 @@ compiled = njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
 class EvidenceOptions:
     """How views are put together; evidence is in log-odds relative to the threshold's.
 
-    clamp: the most that one view may say; strength: what a view's evidence counts in the heatmaps of others; most: what all
-    of them together may change; memory: views after which older ones fade; margin: voxels behind the reference's surface
-    that still belong to it; moved: a view counts once the camera has moved by this share of the viewing distance, or
+    clamp: the most that one view may say; strength: what the mean of the views counts in the heatmap of the next; memory: views
+    after which older ones fade; margin: voxels behind the reference's surface that still belong to it; moved: a view counts once the camera has moved by this share of the viewing distance, or
     turned by ``turned`` degrees, since the last that counted.
     """
 
     clamp: float = 4.0
     strength: float = 0.5
-    most: float = 2.5
     memory: float = 8.0
     margin: float = 1.5
     moved: float = 0.03
@@ -91,11 +90,11 @@ class EvidenceVolume:
         options = self.options
         small = camera.resized(math.ceil(camera.width / STRIDE), math.ceil(camera.height / STRIDE))
         surface = cv2.resize(depth, (small.width, small.height), interpolation=cv2.INTER_NEAREST)
-        sums = best_along_rays(
-            self._mean, self._views, self._voxel, self.voxel, surface, _projection(small), pose.rotation, pose.translation,
+        means = best_along_rays(
+            self._mean, self._voxel, self.voxel, surface, _projection(small), pose.rotation, pose.translation,
             self.reach, options.margin * self.voxel,
         )  # fmt: skip
-        change = np.clip(options.strength * sums, -options.most, options.most)
+        change = options.strength * np.minimum(means, 0)
         return cv2.resize(change, (camera.width, camera.height), interpolation=cv2.INTER_LINEAR)
 
     def _write(self, odds: np.ndarray, depth: np.ndarray, camera: Camera, pose: Pose) -> None:
@@ -159,8 +158,8 @@ def add_view(mean, views, voxels, size, low, high, odds, depth, projection, rota
 
 
 @compiled
-def best_along_rays(mean, views, voxels, size, depth, projection, rotation, translation, reach, margin):
-    """For each pixel the sum of log-odds of the voxel with the highest mean up to its surface; 0 where none was seen.
+def best_along_rays(mean, voxels, size, depth, projection, rotation, translation, reach, margin):
+    """For each pixel the highest mean log-odds of a voxel up to its surface; 0 where none was seen.
 
     depth: 0 where the survey saw nothing; rotation, translation: map_from_camera.
     """
@@ -186,7 +185,7 @@ def best_along_rays(mean, views, voxels, size, depth, projection, rotation, tran
                 )
                 if voxels[cell] == name and mean[cell] > best:
                     best = mean[cell]
-                    result[row, column] = mean[cell] * views[cell]
+                    result[row, column] = best
                 depth_here += step
     return result
 

@@ -133,7 +133,8 @@ class Inspector:
             heatmap = self.detector.heatmap(small)
         else:
             recalled = self.detector.redrawn(rendering.image, rendering.depth, small_camera, pose)
-            rendering = replace(rendering, image=recalled.image)
+            depth = rendering.depth if recalled.depth is None else recalled.depth
+            rendering = replace(rendering, image=recalled.image, depth=depth)
             heatmap = self.detector.heatmap(small, recalled, rendering.depth)
         independent, detections = heatmap, []
         if rendering is not None:

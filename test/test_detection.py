@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from omniad_ros.detection import Detector, DetectorOptions, View, adapt_detector, find_regions, train_detector
 from omniad_ros.detection.anomalies import nuisances, plant, rendered
+from omniad_ros.detection.detector import grown
 from omniad_ros.detection.student import ReverseDistillation, choose_backbone, load_teacher
 from omniad_ros.detection.survey_views import SurveyViews
 from omniad_ros.detection.train_comparison import collage
@@ -174,13 +175,33 @@ def test_references_are_redrawn_from_the_surveys_photographs():
     raised = np.full((128, 160), -9.0, np.float32)
     raised[90:100, 110:120] = -2.0  # what was wrongly raised in the photograph at the left
     views = views.alarmed([raised, *[np.full_like(raised, -9.0)] * 4])
-    redrawn, support, alarm = views.without(poses[2]).recall(field, wrong, camera, poses[2])
+    redrawn, support, alarm, mended = views.without(poses[2]).recall(field, wrong, camera, poses[2])
     assert np.isclose(alarm[95, 101 - 14], 4.0) and alarm.max() == 4.0 and not alarm[:64].any()
     inside = support >= 2
-    assert inside[64:, 64:].mean() > 0.9 and not support[:36, :36].any()
-    assert (redrawn[:36, :36] == field[:36, :36]).all()
+    assert inside[64:, 64:].mean() > 0.9
+    # the photographs know what lies behind the floater, and where the field knows nothing
+    wrong[60:80, 60:80] = np.nan
+    np.testing.assert_allclose(views.without(poses[2]).recall(field, wrong, camera, poses[2]).depth[:, 30:130], 2.0, atol=0.01)
+    assert inside[:36, 16:36].mean() > 0.9 and (mended[:36, 16:36] == 2.0).all()
+    # where they saw nothing either, the field is all there is
+    blind = views.depths.copy()
+    blind[:, :, :70] = np.nan
+    nobody = replace(views, depths=blind).recall(field, wrong, camera, poses[2])
+    assert not nobody.support[:30, 20:30].any() and (nobody.image[:30, 20:30] == field[:30, 20:30]).all()
     error = [np.abs(image[inside].astype(float) - truth[inside]).mean() for image in (redrawn, field)]
     assert error[0] < 0.3 * error[1]
+
+
+def test_what_is_linked_to_a_region_belongs_to_it():
+    score = np.full((60, 80), -6.0, np.float32)
+    score[20:40, 20:40] = 1.0  # the rim of a thing
+    score[23:37, 23:37] = 2.5  # its middle
+    score[20:40, 60:75] = 1.0  # as high as the rim, with no middle
+    said = grown(score) >= 2.0
+    assert said[21:39, 21:39].all() and not said[:17].any() and not said[:, 50:].any()
+    low = np.full((60, 80), 1.0, np.float32)
+    low[28:32, 28:32] = 5.0
+    assert (grown(low) >= 2.0).sum() < 20 * 20  # and no farther than a few pixels
 
 
 def test_a_detector_redraws_and_adapts_to_poses(trained, tmp_path):

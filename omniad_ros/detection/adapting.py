@@ -82,4 +82,4 @@ def _drawn_twice(detector: Detector, view: View, camera: Camera) -> View:
     best = detector.views.recall(view.reference, view.depth, camera, view.pose)
     next_best = detector.views.without(view.pose, 3).recall(view.reference, view.depth, camera, view.pose)
     support = np.minimum(best.support, next_best.support)
-    return replace(view, image=best.image, reference=next_best.image, support=support)
+    return replace(view, image=best.image, reference=next_best.image, support=support, depth=best.depth)

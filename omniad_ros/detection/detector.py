@@ -31,6 +31,8 @@ from omniad_ros.geometry import Camera, Pose
 
 VERSION = 1
 VIEWS, TEACHER = "views.safetensors", "teacher.safetensors"
+SMOOTH, LOWER, REACH = 1.0, 2.0, 4
+"""Pixels, log-odds, pixels at working size: see `grown`."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,20 @@ def _smooth(maps: Tensor, sigma: float) -> Tensor:
     return F.conv2d(F.conv2d(x, line[None, None, None]), line[None, None, :, None])[:, 0]
 
 
+def grown(score: np.ndarray) -> np.ndarray:
+    """The scores (H, W) with the surroundings of high ones raised: a pixel counts as much as one that is reached from it over at most
+    REACH pixels that lie at most LOWER below that one.
+
+    So whatever the threshold, a region holds what is linked to it and nearly as bad (hysteresis, as in Canny's edges): the rims
+    of things, which a network that works at half the size knows less well than their middles, but nothing new.
+    """
+    start = cv2.GaussianBlur(score.astype(np.float32), (0, 0), SMOOTH)
+    most, result = start + LOWER, start
+    for _ in range(REACH):
+        result = np.minimum(cv2.dilate(result, np.ones((3, 3), np.uint8)), most)
+    return result
+
+
 @dataclass(frozen=True)
 class Scores:
     """How the raw scores are put together and calibrated.
@@ -97,7 +113,7 @@ class Scores:
         """The fused score (H, W) of logits and distances (H, W); doubtful: bool (H, W); alarm: of `Recalled`."""
         compared = np.where(doubtful, self.doubtful * comparison - self.doubt, self.comparison * comparison) - self.alarm * alarm
         # bounded, so that one outlier of the distillation cannot overrule the reference view
-        return compared + self.distillation * np.clip(self.standardized(distillation), -2, 6)
+        return grown(compared + self.distillation * np.clip(self.standardized(distillation), -2, 6))
 
     @staticmethod
     def from_dict(data: dict) -> Scores:
@@ -182,7 +198,7 @@ class Detector:
                 raise OmniadError("the reference view must have the frame's field of view, but its sides have another ratio")
             frame, normal = small.astype(np.float32) / 255, resized(reference, size).astype(np.float32) / 255
             logits = self.networks.comparison_scores(frame, normal, covered)
-            support, alarm = (None if x is None else resized_depth(x, size) for x in recalled[1:])
+            support, alarm = (None if x is None else resized_depth(x, size) for x in (recalled.support, recalled.alarm))
             doubtful = doubt(support, logits.shape)
             heat = self.scores.fused.heatmap(self.scores.fuse(logits, distillation, doubtful, 0.0 if alarm is None else alarm))
         full = (image.shape[1], image.shape[0])

@@ -3,19 +3,22 @@
 A radiance field of minutes is blurred where the survey's photographs are not, but its depth is good. So the photographs
 that looked at the place from nearby are carried over through that depth (image-based rendering, weighed by angle as in
 Buehler et al., "Unstructured Lumigraph Rendering", SIGGRAPH 2001). A photograph counts only where its own depth agrees;
-how many of them do says how far a reference view can be trusted. What the comparison wrongly raised in a photograph when it
+how many of them do says how far a reference view can be trusted. Where the field has something near the camera that hardly a
+photograph saw (a floater, haze), the photographs' own depths say what lies behind it. What the comparison wrongly raised in a photograph when it
 was held against the others (a thin leg that the field has in two places, a highlight) is carried over too: the same is
 normal in the next frame.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numba import njit
 from safetensors.numpy import load_file, save_file
 
 from omniad_ros.feedback import OmniadError
@@ -23,6 +26,8 @@ from omniad_ros.geometry import Camera, Pose
 
 SOURCES = 4
 """Photographs that are carried over for one reference view."""
+ASKED = 8
+"""Photographs that are asked for the depth of what they see."""
 MOST_KEPT = 240
 """Photographs that a site keeps for this; of longer surveys every n-th."""
 AGREE = 0.02
@@ -31,17 +36,22 @@ QUIET, ALARM_STEPS = -6.0, 16
 """Logit of the comparison from which a normal photograph's score is remembered, and steps a unit in which it is kept."""
 
 
+compiled = njit(nogil=True, cache=True, error_model="numpy")
+
+
 class Recalled(NamedTuple):
     """A reference view redrawn from photographs.
 
     image: uint8 (h, w, 3), the field's colours where no photograph helps; support: uint8 (h, w), how many photographs agree on
     each pixel, None where none were asked; alarm: float32 (h, w), by how much the comparison's logit rose above QUIET there
-    although all was normal, or None.
+    although all was normal, or None; depth: float32 (h, w), the field's or, where no two photographs agree with it but with
+    each other, theirs, None where the reference was not redrawn.
     """
 
     image: np.ndarray
     support: np.ndarray | None = None
     alarm: np.ndarray | None = None
+    depth: np.ndarray | None = None
 
 
 def chosen(count: int) -> np.ndarray:
@@ -89,11 +99,15 @@ class SurveyViews:
         height, width = depth.shape
         known = np.isfinite(depth)
         rays = camera.directions().reshape(height, width, 3).astype(np.float32) @ pose.rotation.T.astype(np.float32)
+        sample = (rays[known][::211] * depth[known][::211, None]) + pose.translation.astype(np.float32)
+        nearest = self._nearest(sample, pose)
+        depth = self._corrected(depth, nearest, camera, pose)
+        known = np.isfinite(depth)
         away = rays * np.where(known, depth, 0)[..., None]
         points, distance = away + pose.translation.astype(np.float32), np.linalg.norm(away, axis=-1)
         colour, weight = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
         count, alarm = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
-        for index in self._nearest(points[known][::211], pose):
+        for index in nearest[:SOURCES]:
             position = self.poses[index, :, 3]
             local = (points - position) @ self.poses[index, :, :3]
             z = np.maximum(local[..., 2], 1e-2)
@@ -117,7 +131,18 @@ class SurveyViews:
             raised = cv2.remap(self.alarms[index], u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             alarm = np.maximum(alarm, np.where(agrees, raised, 0))
         drawn = np.clip(colour / np.maximum(weight, 1e-9)[..., None] + 0.5, 0, 255).astype(np.uint8)
-        return Recalled(np.where(count[..., None] > 0, drawn, reference), count, alarm.astype(np.float32) / ALARM_STEPS)
+        return Recalled(np.where(count[..., None] > 0, drawn, reference), count, alarm.astype(np.float32) / ALARM_STEPS, depth)
+
+    def _corrected(self, depth: np.ndarray, asked: list[int], camera: Camera, pose: Pose) -> np.ndarray:
+        """The depth (h, w), but where fewer than two of the photographs ``asked`` agree with it, what two of them agree on."""
+        if len(asked) < 2:
+            return depth
+        carried = np.empty((len(asked), *depth.shape), np.float32)
+        for index, out in zip(asked, carried, strict=True):
+            turn = pose.rotation.T @ self.poses[index, :, :3]
+            shift = pose.rotation.T @ (self.poses[index, :, 3] - pose.translation)
+            carry_depth(self.depths[index].astype(np.float32), _projection(self.camera), turn, shift, _projection(camera), out)
+        return agreed_depth(depth.astype(np.float32), carried, AGREE)
 
     def _nearest(self, points: np.ndarray, pose: Pose) -> list[int]:
         """Which photographs together look best at the points (P, 3): one by one, each adding most to the best two of each point."""
@@ -133,7 +158,7 @@ class SurveyViews:
         angle = np.arccos(np.clip(np.einsum("npi,pi->np", away, towards) / (np.linalg.norm(away, axis=-1) + 1e-9), -1, 1))
         value = np.where(inside, 1 / (0.05 + angle), 0)
         first, second, taken = np.zeros(len(points)), np.zeros(len(points)), []
-        for _ in range(min(SOURCES, len(value))):
+        for _ in range(min(ASKED, len(value))):
             best, rest = np.maximum(first, value), np.maximum(second, np.minimum(first, value))
             gain = (best + 0.5 * rest).sum(1)
             gain[taken] = -1
@@ -159,3 +184,64 @@ class SurveyViews:
             return SurveyViews(data["images"], data["depths"], data["poses"], camera, alarms)
         except Exception as error:  # safetensors raises many kinds for a damaged file
             raise OmniadError(f"{path} is missing or damaged") from error
+
+
+def _projection(camera: Camera) -> tuple[float, float, float, float]:
+    return float(camera.fx), float(camera.fy), float(camera.cx), float(camera.cy)
+
+
+@compiled
+def carry_depth(depth, source, turn, shift, target, out):
+    """Draw a depth map (H, W), NaN where unknown, as another camera sees it into ``out`` (h, w), infinite where nothing falls.
+
+    source, target: (fx, fy, cx, cy); turn, shift: target_from_source.
+    """
+    out[:] = np.inf
+    height, width = out.shape
+    for i in range(depth.shape[0]):
+        for j in range(depth.shape[1]):
+            d = depth[i, j]
+            if not d > 0:
+                continue
+            x, y = (j + 0.5 - source[2]) / source[0] * d, (i + 0.5 - source[3]) / source[1] * d
+            z = turn[2, 0] * x + turn[2, 1] * y + turn[2, 2] * d + shift[2]
+            if z < 1e-2:
+                continue
+            u = (turn[0, 0] * x + turn[0, 1] * y + turn[0, 2] * d + shift[0]) / z * target[0] + target[2] - 0.5
+            v = (turn[1, 0] * x + turn[1, 1] * y + turn[1, 2] * d + shift[1]) / z * target[1] + target[3] - 0.5
+            if u < -1 or v < -1 or u >= width or v >= height:
+                continue
+            row, column = math.floor(v), math.floor(u)
+            for k in range(max(row, 0), min(row + 2, height)):
+                for m in range(max(column, 0), min(column + 2, width)):
+                    out[k, m] = min(out[k, m], z)
+
+
+@compiled
+def agreed_depth(depth, carried, tolerance):
+    """``depth`` (h, w) where at least two of ``carried`` (S, h, w) are within ``tolerance`` of it, else the nearest depth on which two of
+    these agree; ``depth`` where there is none."""
+    result = depth.copy()
+    count = carried.shape[0]
+    for i in range(depth.shape[0]):
+        for j in range(depth.shape[1]):
+            d = depth[i, j]
+            witnesses = 0
+            if d > 0:
+                for s in range(count):
+                    witnesses += abs(carried[s, i, j] - d) < tolerance * d
+            if witnesses >= 2:
+                continue
+            best = np.inf
+            for s in range(count):
+                near = carried[s, i, j]
+                if near >= best:
+                    continue
+                for t in range(count):
+                    other = carried[t, i, j]
+                    if t != s and near <= other <= near * (1 + tolerance):
+                        best = near
+                        break
+            if best < np.inf:
+                result[i, j] = best
+    return result

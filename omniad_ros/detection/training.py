@@ -98,7 +98,7 @@ def redrawn(
         # a patrol passes farther from the survey's path than its next image does, so neighbours are left out at times
         others = photographs.without(view.pose, int(rng.integers(0, 3)))
         recalled = others.recall(view.reference, view.depth, camera, view.pose)
-        done.append(replace(view, reference=recalled.image, support=recalled.support))
+        done.append(replace(view, reference=recalled.image, support=recalled.support, depth=recalled.depth))
     return done[: len(trained)], done[len(trained) :], photographs
 
 
