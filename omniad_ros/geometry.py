@@ -206,22 +206,23 @@ class Camera:
 
 
 class Rectifier:
-    """Removes a camera's lens distortion from its images; the maps are computed once."""
+    """Removes a camera's lens distortion from its images, and brings them to another camera where one is given; the maps are
+    computed once."""
 
-    def __init__(self, camera: Camera):
+    def __init__(self, camera: Camera, target: Camera | None = None):
         import cv2
 
-        self.camera = camera.undistorted()
+        self.camera = target or camera.undistorted()
         self.maps = None
-        if camera.distortion_model == "none":
+        if camera == self.camera:
             return
-        size, k, d = (camera.width, camera.height), camera.opencv_matrix(), np.array(camera.distortion)
+        size, k, d = (self.camera.width, self.camera.height), camera.opencv_matrix(), np.array(camera.distortion)
         undistort = (
             cv2.fisheye.initUndistortRectifyMap
             if camera.distortion_model == "equidistant"
             else cv2.initUndistortRectifyMap
         )
-        self.maps = undistort(k, d, np.eye(3), k, size, cv2.CV_16SC2)
+        self.maps = undistort(k, d, np.eye(3), self.camera.opencv_matrix(), size, cv2.CV_16SC2)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Rectified copy of an image (H, W[, C]); the image itself where there is no distortion."""

@@ -45,6 +45,32 @@ def test_nerfstudio_round_trip(tmp_path):
     assert fingerprint(read_survey(root)) != before
 
 
+def test_frames_of_a_lens_that_was_focused_are_brought_to_one_camera(tmp_path):
+    """As Polycam and others write them: each frame with its own focal length and principal point."""
+    (tmp_path / "in").mkdir()
+    own = [{"fl_x": 60.0, "fl_y": 60.0, "cx": 32.0, "cy": 24.0}, {"fl_x": 62.0, "fl_y": 62.0, "cx": 33.0, "cy": 24.5, "k1": 0.05}]
+    root = make(tmp_path / "in", [], [{**frame(f"{i}.png", i), **own[i]} for i in (0, 1)])
+    point = np.array([0.3, -0.2, 2.0])
+    for i, values in enumerate(own):
+        camera = Camera(64, 48, values["fl_x"], values["fl_y"], values["cx"], values["cy"])
+        u, v = camera.project(point[None])[0]
+        if i:  # what the lens makes of it
+            x, y = point[:2] / point[2]
+            u, v = (np.array([x, y]) * (1 + 0.05 * (x * x + y * y))) * 62.0 + [33.0, 24.5]
+        image = np.zeros((48, 64, 3), np.uint8)
+        rows, columns = np.mgrid[:48, :64] + 0.5
+        image[...] = (255 * np.exp(-((columns - u) ** 2 + (rows - v) ** 2) / 8))[..., None]
+        write_image(root / f"{i}.png", image)
+    (tmp_path / "out").mkdir()
+    survey = write_survey(read_survey(root), tmp_path / "out")
+    assert survey.camera.fx == 62.0 and survey.camera.distortion_model == "none"
+    for i in (0, 1):
+        weights = survey.image(i)[..., 0].astype(float)
+        rows, columns = np.mgrid[:48, :64] + 0.5
+        seen = np.array([(columns * weights).sum(), (rows * weights).sum()]) / weights.sum()
+        np.testing.assert_allclose(seen, survey.camera.project(point[None])[0], atol=0.1)
+
+
 @pytest.mark.parametrize(
     "path", ["train/good/000", "./train/good/000.png", "good/000.png", "000.png", "C:\\x\\000.png"]
 )
@@ -178,7 +204,7 @@ def broken(tmp_path, name):
         make(tmp_path, files, good)
         (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:200])
     elif name == "different intrinsics":
-        make(tmp_path, files, [{**good[0], "fl_x": 60}, {**good[1], "fl_x": 70}])
+        make(tmp_path, files, [{**good[0], "fl_x": 60}, {**good[1], "fl_x": 75}])
     elif name == "twice, with different poses":
         make(tmp_path, files, [*good, {**frame("./a.png", 5)}])
     elif name == "GIF image":

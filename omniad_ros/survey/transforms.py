@@ -8,17 +8,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from omniad_ros.feedback import OmniadError, Progress, quiet
-from omniad_ros.geometry import Camera, Pose
+from omniad_ros.geometry import Camera, Pose, Rectifier
 from omniad_ros.site import read_json
 from omniad_ros.survey.pictures import SUFFIXES, check_pictures, list_images, read_pictures, unique_names
 from omniad_ros.survey.source import SurveySource
 
+VARIES = 0.1
+"""Share by which focal lengths, and of the width by which principal points, may differ within one survey: focus, not zoom."""
 MISSING = 0.4
 """A transforms.json of whose images a larger share is missing is refused: a copy that stopped half way."""
 NAMES = ("transforms.json", "transforms_train.json", "train/transforms.json")
@@ -64,12 +68,22 @@ def read_transforms(path: Path, root: Path, progress: Progress = quiet) -> Surve
     width, height, plain = check_pictures(images, progress, upright=False)
     if upright := _turned(data, width, height):
         width, height, plain = check_pictures(images, upright=True)
-    camera = read_camera(data, frames, width, height, path)
+    cameras = read_cameras(data, frames, width, height, path)
+    camera = common_camera(cameras, path)
     poses = tuple(read_pose(frame, path) for frame in frames)
+    if plain := plain and camera in cameras:
+        pictures = partial(read_pictures, images, upright)
+    else:
+        pictures = partial(_brought_to, camera, cameras, images, upright)
     return SurveySource(
         root, "transforms", camera, "file", unique_names(images, None if plain else ".png"), poses, tuple(images),
-        lambda: read_pictures(images, upright), tuple(images) if plain else (), upright,
+        pictures, tuple(images) if plain else (), upright,
     )  # fmt: skip
+
+
+def _brought_to(camera: Camera, cameras: list[Camera], images: list[Path], upright: bool) -> Iterator[np.ndarray]:
+    for own, image in zip(cameras, read_pictures(images, upright), strict=True):
+        yield Rectifier(own, camera)(image) if own != camera else image
 
 
 def _once_each(found: list[tuple[dict, Path]], path: Path) -> list[tuple[dict, Path]]:
@@ -128,20 +142,36 @@ def read_pose(frame: dict, path: Path) -> Pose | None:
         raise OmniadError(f"{path}: the transform_matrix of {name} is no pose: {error}") from None
 
 
-def read_camera(data: dict, frames: list[dict], width: int, height: int, path: Path) -> Camera:
-    """The one camera of all frames, for images of ``width`` x ``height``. Raises OmniadError where it is not given or not one."""
+def read_cameras(data: dict, frames: list[dict], width: int, height: int, path: Path) -> list[Camera]:
+    """The camera of each frame, for images of ``width`` x ``height``. Raises OmniadError where it is not given."""
     shared = {key: data[key] for key in INTRINSICS if key in data}
     own = [{key: frame[key] for key in INTRINSICS if key in frame} for frame in frames]
-    cameras = {tuple(sorted(extra.items(), key=str)): extra for extra in own} if all(_hashable(e) for e in own) else None
-    if cameras is None:
+    if not all(_hashable(extra) for extra in own):
         raise OmniadError(f"{path}: intrinsics must be numbers")
-    built = [_camera({**shared, **extra}, width, height, path) for extra in cameras.values()]
-    first = built[0]
-    for other in built[1:]:
-        pairs = zip((first.fx, first.fy, first.cx, first.cy, *first.distortion), (other.fx, other.fy, other.cx, other.cy, *other.distortion))
-        if other.distortion_model != first.distortion_model or any(abs(a - b) > 1e-3 * max(1.0, abs(a)) for a, b in pairs):
-            raise OmniadError(f"{path}: its frames have different intrinsics; a survey must come from one camera with fixed focus and zoom")
-    return first
+    built: dict[tuple, Camera] = {}
+    for extra in own:
+        key = tuple(sorted(extra.items()))
+        if key not in built:
+            built[key] = _camera({**shared, **extra}, width, height, path)
+    return [built[tuple(sorted(extra.items()))] for extra in own]
+
+
+def common_camera(cameras: list[Camera], path: Path) -> Camera:
+    """The one camera of all frames; where the lens was focused or steadied meanwhile, a pinhole that shows no more than each of them.
+
+    Raises OmniadError where they differ by more than that.
+    """
+    first = cameras[0]
+    values = np.array([[c.fx, c.fy, c.cx, c.cy] for c in cameras])
+    low, high = values.min(0), values.max(0)
+    distortions = {(c.distortion_model, tuple(np.round(c.distortion, 6))) for c in cameras}
+    if len(distortions) == 1 and (high - low <= 1e-3 * np.maximum(1.0, np.abs(low))).all():
+        return first
+    if (high[:2] > (1 + VARIES) * low[:2]).any() or (high[2:] - low[2:] > VARIES * first.width).any():
+        raise OmniadError(f"{path}: its frames have different intrinsics; a survey must come from one camera with a fixed zoom")
+    middle = np.median(values[:, 2:], axis=0)
+    logger.info("the frames' intrinsics vary (focal length by %.1f %%): all images are brought to one camera", 100 * (high[0] / low[0] - 1))
+    return Camera(first.width, first.height, *high[:2].tolist(), *middle.tolist())
 
 
 def _hashable(extra: dict) -> bool:
