@@ -22,6 +22,7 @@ from std_msgs.msg import Header
 
 from omniad_ros.geometry import BODY_FROM_OPTICAL, Camera, Pose
 from omniad_ros.nodes import counterparts
+from omniad_ros.survey.pictures import LAST_BYTES, is_cut_off
 
 MAX_SIDE = 1 << 14
 BYTES_PER_PIXEL = {
@@ -31,9 +32,6 @@ BYTES_PER_PIXEL = {
 }  # fmt: skip
 """The encodings of camera images that are understood."""
 MAX_PIXELS = 1 << 26
-LAST_BYTES = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "WEBP": b"", "TIFF": b""}
-"""The formats of compressed images that are understood, and what a whole one has in its last `PADDING` bytes."""
-PADDING = 4096
 PAIRED_COLUMNS = ("yuv422", "yuv422_yuy2", "uyvy", "yuyv")
 
 DISTORTION = {
@@ -131,7 +129,7 @@ def check_compressed(message: CompressedImage) -> tuple[int, int]:
         ) from error
     good = max(width, height) <= MAX_SIDE and width * height <= MAX_PIXELS
     check(good, "data", f"is an image of {width}x{height} pixels, more than any camera has")
-    check(LAST_BYTES.get(kind, b"") in bytes(message.data[-PADDING:]), "data", f"is a truncated {kind} image")
+    check(not is_cut_off(kind, message.data), "data", f"is a truncated {kind} image")
     return width, height
 
 

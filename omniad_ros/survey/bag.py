@@ -7,6 +7,7 @@ Topics are found by type and name; odometry is interpolated at each image's stam
 from __future__ import annotations
 
 import bisect
+import io
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from omniad_ros.feedback import OmniadError, Progress, quiet
 from omniad_ros.geometry import BODY_FROM_OPTICAL, Camera, Pose
 from omniad_ros.survey.folder import assumed_camera
 from omniad_ros.survey.keyframes import KeyframeOptions, KeyframeSelector
+from omniad_ros.survey.pictures import is_cut_off
 from omniad_ros.survey.source import SurveySource
 
 SUFFIXES = (".mcap", ".db3")
@@ -237,8 +239,13 @@ def _first(path: Path, reader, topic: str) -> tuple[np.ndarray, str]:
 
 
 def _picture(message) -> np.ndarray:
+    from PIL import Image
     from rosbags.image import message_to_cvimage
 
+    if hasattr(message, "format"):
+        with Image.open(io.BytesIO(message.data)) as picture:
+            if is_cut_off(picture.format, message.data):
+                raise ValueError(f"it is a truncated {picture.format} image")
     image = message_to_cvimage(message, "bgr8")
     if image is None or image.size == 0:
         raise ValueError("an empty image")

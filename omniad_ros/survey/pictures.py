@@ -24,6 +24,9 @@ UPRIGHT = {
     8: lambda image: np.rot90(image),
 }  # fmt: skip
 """What EXIF's orientation marks ask for."""
+LAST_BYTES = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "WEBP": b"", "TIFF": b""}
+"""The formats of compressed images in messages, and what a whole one has in its last `PADDING` bytes."""
+PADDING = 4096
 
 
 def list_images(directory: Path) -> list[Path]:
@@ -113,6 +116,11 @@ def check_picture(path: Path, upright: bool = True) -> tuple[int, int, bool]:
     if upright and turned in (5, 6, 7, 8):
         width, height = height, width
     return width, height, kind in ("JPEG", "PNG") and mode == "RGB" and turned == 1
+
+
+def is_cut_off(kind: str, data: bytes | np.ndarray) -> bool:
+    """Whether the end of an encoded image is missing (kind: as PIL names it); decoders fill what it lacks with grey."""
+    return LAST_BYTES.get(kind, b"") not in bytes(data[-PADDING:])
 
 
 def unique_names(paths: Sequence[Path], suffix: str | None = None) -> tuple[str, ...]:
