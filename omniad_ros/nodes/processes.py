@@ -185,6 +185,8 @@ def run_site(
 
     if parameters_file is not None and not parameters_file.is_file():
         raise OmniadError(f"{parameters_file} is not a file of parameters")
+    for topic in (image, camera_info, odom):
+        check_topic(topic)
     Site.open(site, verify=False)
     path = str(Path(site).resolve())
     topics = {"image": image, "image/compressed": f"{image}/compressed", "camera_info": camera_info, "odom": odom}
@@ -200,6 +202,17 @@ def run_site(
             stack.callback(view.close)
             meanwhile = {"meanwhile": view.spin}
         run_together([start("nerf_renderer", {"site": path}, **common), start("inspector", own, **common)], **meanwhile)
+
+
+def check_topic(name: str) -> None:
+    """Raises OmniadError where no topic may be called so."""
+    from rclpy.exceptions import InvalidTopicNameException
+    from rclpy.validate_topic_name import validate_topic_name
+
+    try:
+        validate_topic_name(name)
+    except InvalidTopicNameException as error:
+        raise OmniadError(f"'{name}' is no name for a topic: {str(error).splitlines()[0].split(': ', 1)[-1].rstrip(':')}") from None
 
 
 def _die_with_parent() -> None:
