@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from omniad_ros.detection import Detection, Detector, find_regions
+from omniad_ros.detection.view import coverage
 from omniad_ros.evidence import EvidenceVolume
 from omniad_ros.geometry import Camera, Pose
 from omniad_ros.mapping import Localization, Localizer
@@ -149,7 +150,7 @@ class Inspector:
             self.tracker.update(detections, small_camera, pose, rendering.depth, stamp, snapshot, self.threshold)
         lap("track")
 
-        covered = np.isfinite(rendering.depth) if rendering is not None else np.ones(heatmap.shape, bool)
+        covered = coverage(rendering.depth) if rendering is not None else np.ones(heatmap.shape, bool)
         mask = np.where(covered, np.where(heatmap >= self.threshold, ANOMALOUS, NORMAL), UNCOVERED).astype(np.uint8)
         message = ""
         if localization.pose is None:

@@ -10,8 +10,8 @@ import numpy as np
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Pose
 
-GAP = 9
-"""Pixels at working size."""
+GAP, UNSURE_GAP = 15, 9
+"""Pixels at working size: of what is not covered, and of what hardly a photograph bears out."""
 WITNESSES = 2
 """A single photograph may agree with a floater by chance."""
 
@@ -100,19 +100,19 @@ def coverage(depth: np.ndarray) -> np.ndarray:
     Along silhouettes a rendering's depth belongs to neither side and is NaN although the survey saw both; what stands in
     front of such a line would otherwise be cut in pieces.
     """
-    return _without_gaps(np.isfinite(depth))
+    return _without_gaps(np.isfinite(depth), GAP)
 
 
 def doubt(support: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
-    """bool (h, w): where fewer than WITNESSES photographs of the survey agree with the reference view, but for gaps under GAP
-    pixels; nowhere where the reference was not redrawn (``support`` is None)."""
-    return np.zeros(shape, bool) if support is None else ~_without_gaps(support >= WITNESSES)
+    """bool (h, w): where fewer than WITNESSES photographs of the survey agree with the reference view, but for gaps under
+    UNSURE_GAP pixels; nowhere where the reference was not redrawn (``support`` is None)."""
+    return np.zeros(shape, bool) if support is None else ~_without_gaps(support >= WITNESSES, UNSURE_GAP)
 
 
-def _without_gaps(where: np.ndarray) -> np.ndarray:
-    padded = np.pad(where.astype(np.uint8), GAP, mode="edge")
-    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (GAP, GAP)))
-    return closed[GAP:-GAP, GAP:-GAP] > 0
+def _without_gaps(where: np.ndarray, gap: int) -> np.ndarray:
+    padded = np.pad(where.astype(np.uint8), gap, mode="edge")
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (gap, gap)))
+    return closed[gap:-gap, gap:-gap] > 0
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
