@@ -128,7 +128,8 @@ def evaluate_dataset(
     if options.ablation:
         metrics["ablation"] = kept.ablation(site, inspector.detector.options, part(progress, 0.3, 1.0))
     write_json(out / "metrics.json", metrics)
-    write_image(out / "contact_sheet.jpg", score.sheet.picture())
+    write_image(out / ".contact_sheet.jpg", score.sheet.picture())
+    (out / ".contact_sheet.jpg").replace(out / "contact_sheet.jpg")
     progress(1.0, f"evaluated {len(dataset.frames)} frames of {dataset.name}")
     return metrics
 
