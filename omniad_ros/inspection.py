@@ -94,9 +94,10 @@ class Inspector:
         """Do a frame's work on a survey image and forget it, so that the first frame does not wait for compilers and caches."""
         self.localizer.localize(image, camera, pose)
         small = camera.fitted(self.options.longest_side)
-        heatmap = self.detector.heatmap(resize(image, small))
+        frame, depth = resize(image, small), np.ones((small.height, small.width), np.float32)
+        heatmap = self.detector.heatmap(frame, self.detector.redrawn(frame, depth, small, pose), depth)
         if self.evidence is not None:
-            self.evidence.fuse(heatmap, self.threshold, np.ones_like(heatmap), small, pose)
+            self.evidence.fuse(heatmap, self.threshold, depth, small, pose)
             self.evidence.clear()
 
     def reset(self) -> None:
