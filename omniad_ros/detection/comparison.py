@@ -8,7 +8,7 @@ The paper (OmniAD) does not use the reference view so; this part is ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -139,13 +139,25 @@ class ComparisonNetwork(nn.Module):
         return self
 
     def forward(self, pair: Tensor) -> Tensor:
+        frame, reference = zip(*(maps.chunk(2) for maps in self._encoded(pair)), strict=True)
+        return self._compared(frame, reference)
+
+    def both_ways(self, pair: Tensor) -> Tensor:
+        """The mean of the logits for (frame, reference) and (reference, frame): what has changed has changed seen from either."""
+        maps = self._encoded(pair)
+        there, back = self._compared(maps, [m.roll(len(pair), 0) for m in maps]).chunk(2)
+        return 0.5 * (there + back)
+
+    def _encoded(self, pair: Tensor) -> list[Tensor]:
+        """Features at strides 2, 4 and 8 of the frames, then of the references: (2 B, C, h, w)."""
         with torch.no_grad():
             maps = [self.stem(torch.cat([pair[:, :3], pair[:, 3:]]))]
             for stage in self.stages:
                 maps.append(stage(maps[-1]))
-        f2, f4, f8 = (
-            fuse(*m.chunk(2)) for fuse, m in zip((self.fuse2, self.fuse4, self.fuse8), maps, strict=True)
-        )
+        return maps
+
+    def _compared(self, frame: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
+        f2, f4, f8 = (fuse(*m) for fuse, *m in zip((self.fuse2, self.fuse4, self.fuse8), frame, reference, strict=True))
         f16 = self.down16(f8)
         x = self.up16(torch.cat([f16, _twice(self.down32(f16))], dim=1))
         x = self.up8(torch.cat([f8, _twice(x)], dim=1))

@@ -58,7 +58,7 @@ class Networks:
         height, width = frame.shape[:2]
         pair = torch.from_numpy(network_input(frame, reference, covered).transpose(2, 0, 1)[None])
         pair = F.pad(pair, (0, -width % 32, 0, -height % 32), mode="replicate").contiguous(memory_format=torch.channels_last)
-        logits = F.interpolate(self.comparison(pair)[:, None], scale_factor=2, mode="bilinear")[0, 0]
+        logits = F.interpolate(self.comparison.both_ways(pair)[:, None], scale_factor=2, mode="bilinear")[0, 0]
         return logits[:height, :width].numpy()
 
 
