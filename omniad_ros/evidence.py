@@ -4,8 +4,9 @@ Views of one place agree about real changes and disagree about shadows, reflecti
 (compare arXiv 2412.03911, which fuses such views in a splat afterwards; here it happens live). Each frame says of every
 voxel up to the surface that the reference view shows how anomalous the pixel is in which the voxel lies; a real change,
 be it before that surface (added) or on it (missing, changed), has voxels that all views mark. Where even the best such voxel
-along a pixel's ray is one that the other views found normal, the next frame's heatmap is lowered. It is not raised: what
-single frames miss they mostly all miss, and voxels are coarser than the rims of things (measured, docs/detection.md).
+along a pixel's ray is one that the other views found normal, the next frame's heatmap is lowered; a region above the threshold is
+judged as a whole, for voxels are coarser than the rims of things. It is not raised: what single frames miss they mostly all
+miss (measured, docs/detection.md).
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class EvidenceVolume:
         odds = np.clip(_logit(heatmap) - zero, -30, 30).astype(np.float32)
         covered = np.isfinite(depth)
         surface = np.where(covered, depth, np.float32(0))
-        change = self._read(surface, camera, pose)
+        change = np.minimum(_as_regions(self._read(surface, camera, pose), odds), 0)
         self._write(np.clip(odds, -options.clamp, options.clamp), surface, camera, pose)
         return np.where(covered, 1 / (1 + np.exp(-(odds + change + zero))), heatmap).astype(np.float32)
 
@@ -94,8 +95,7 @@ class EvidenceVolume:
             self._mean, self._voxel, self.voxel, surface, _projection(small), pose.rotation, pose.translation,
             self.reach, options.margin * self.voxel,
         )  # fmt: skip
-        change = options.strength * np.minimum(means, 0)
-        return cv2.resize(change, (camera.width, camera.height), interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(options.strength * means, (camera.width, camera.height), interpolation=cv2.INTER_LINEAR)
 
     def _write(self, odds: np.ndarray, depth: np.ndarray, camera: Camera, pose: Pose) -> None:
         options = self.options
@@ -115,6 +115,17 @@ class EvidenceVolume:
             self._mean, self._views, self._voxel, self.voxel, low, high, odds, depth, _projection(camera),
             inverse.rotation, inverse.translation, options.margin * self.voxel, options.memory,
         )  # fmt: skip
+
+
+def _as_regions(change: np.ndarray, odds: np.ndarray) -> np.ndarray:
+    """``change`` (H, W), but the same throughout each region of positive ``odds``: its mean there, weighed by these."""
+    import cv2
+
+    count, label = cv2.connectedComponents((odds > 0).astype(np.uint8), connectivity=8)
+    weight = np.clip(odds, 0, 2) + 1e-3
+    total = np.bincount(label.ravel(), (weight * change).ravel(), count)
+    mean = total / np.bincount(label.ravel(), weight.ravel(), count)
+    return np.where(label > 0, mean[label], change)
 
 
 @compiled
