@@ -3,10 +3,10 @@
 A radiance field of minutes is blurred where the survey's photographs are not, but its depth is good. So the photographs
 that looked at the place from nearby are carried over through that depth (image-based rendering, weighed by angle as in
 Buehler et al., "Unstructured Lumigraph Rendering", SIGGRAPH 2001). A photograph counts only where its own depth agrees;
-how many of them do says how far a reference view can be trusted. Where the field has something near the camera that hardly a
-photograph saw (a floater, haze), the photographs' own depths say what lies behind it. What the comparison wrongly raised in a photograph when it
-was held against the others (a thin leg that the field has in two places, a highlight) is carried over too: the same is
-normal in the next frame.
+how many of them do says how far a reference view can be trusted. Where the field has something near the camera that hardly
+a photograph saw (a floater, haze), the photographs' own depths say what lies behind it. What the comparison wrongly raised
+in a photograph when it was held against the others (a thin leg that the field has in two places, a highlight) is carried
+over too: the same is normal in the next frame.
 """
 
 from __future__ import annotations
