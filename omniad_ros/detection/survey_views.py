@@ -134,15 +134,17 @@ class SurveyViews:
         return Recalled(np.where(count[..., None] > 0, drawn, reference), count, alarm.astype(np.float32) / ALARM_STEPS, depth)
 
     def _corrected(self, depth: np.ndarray, asked: list[int], camera: Camera, pose: Pose) -> np.ndarray:
-        """The depth (h, w), but where fewer than two of the photographs ``asked`` agree with it, what two of them agree on."""
+        """The depth (h, w), but what two of the photographs ``asked`` agree on where two see past it and fewer than two see it."""
         if len(asked) < 2:
             return depth
+        source, target = _projection(self.camera), _projection(camera)
+        depths = self.depths[asked].astype(np.float32)
+        turns = np.stack([pose.rotation.T @ self.poses[i, :, :3] for i in asked])
+        shifts = np.stack([pose.rotation.T @ (self.poses[i, :, 3] - pose.translation) for i in asked])
         carried = np.empty((len(asked), *depth.shape), np.float32)
-        for index, out in zip(asked, carried, strict=True):
-            turn = pose.rotation.T @ self.poses[index, :, :3]
-            shift = pose.rotation.T @ (self.poses[index, :, 3] - pose.translation)
-            carry_depth(self.depths[index].astype(np.float32), _projection(self.camera), turn, shift, _projection(camera), out)
-        return agreed_depth(depth.astype(np.float32), carried, AGREE)
+        for own, turn, shift, out in zip(depths, turns, shifts, carried, strict=True):
+            carry_depth(own, source, turn, shift, target, out)
+        return agreed_depth(depth.astype(np.float32), carried, depths, source, turns, shifts, target, AGREE)
 
     def _nearest(self, points: np.ndarray, pose: Pose) -> list[int]:
         """Which photographs together look best at the points (P, 3): one by one, each adding most to the best two of each point."""
@@ -218,20 +220,36 @@ def carry_depth(depth, source, turn, shift, target, out):
 
 
 @compiled
-def agreed_depth(depth, carried, tolerance):
-    """``depth`` (h, w) where at least two of ``carried`` (S, h, w) are within ``tolerance`` of it, else the nearest depth on which two of
-    these agree; ``depth`` where there is none."""
+def agreed_depth(depth, carried, depths, source, turns, shifts, target, tolerance):
+    """``depth`` (h, w), but the nearest on which two of ``carried`` (S, h, w) agree where it is unknown, or where two of ``depths``
+    (S, H, W) see past it and fewer than two see it.
+
+    source, target: (fx, fy, cx, cy); turns (S, 3, 3), shifts (S, 3): target_from_source.
+    """
     result = depth.copy()
     count = carried.shape[0]
     for i in range(depth.shape[0]):
         for j in range(depth.shape[1]):
             d = depth[i, j]
-            witnesses = 0
             if d > 0:
+                seen = 0
                 for s in range(count):
-                    witnesses += abs(carried[s, i, j] - d) < tolerance * d
-            if witnesses >= 2:
-                continue
+                    seen += abs(carried[s, i, j] - d) < tolerance * d
+                if seen >= 2:
+                    continue
+                x, y = (j + 0.5 - target[2]) / target[0] * d, (i + 0.5 - target[3]) / target[1] * d
+                past = 0
+                for s in range(count):
+                    turn, a, b, c = turns[s], x - shifts[s, 0], y - shifts[s, 1], d - shifts[s, 2]
+                    z = turn[0, 2] * a + turn[1, 2] * b + turn[2, 2] * c
+                    if z < 1e-2:
+                        continue
+                    u = (turn[0, 0] * a + turn[1, 0] * b + turn[2, 0] * c) / z * source[0] + source[2]
+                    v = (turn[0, 1] * a + turn[1, 1] * b + turn[2, 1] * c) / z * source[1] + source[3]
+                    if 0 <= u < depths.shape[2] and 0 <= v < depths.shape[1]:
+                        past += depths[s, int(v), int(u)] > (1 + tolerance) * z
+                if past < 2:
+                    continue
             best = np.inf
             for s in range(count):
                 near = carried[s, i, j]
