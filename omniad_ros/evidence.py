@@ -92,7 +92,7 @@ class EvidenceVolume:
         small = camera.resized(math.ceil(camera.width / STRIDE), math.ceil(camera.height / STRIDE))
         surface = cv2.resize(depth, (small.width, small.height), interpolation=cv2.INTER_NEAREST)
         means = best_along_rays(
-            self._mean, self._voxel, self.voxel, surface, _projection(small), pose.rotation, pose.translation,
+            self._mean, self._voxel, self.voxel, surface, small.intrinsics, pose.rotation, pose.translation,
             self.reach, options.margin * self.voxel,
         )  # fmt: skip
         return cv2.resize(options.strength * means, (camera.width, camera.height), interpolation=cv2.INTER_LINEAR)
@@ -112,7 +112,7 @@ class EvidenceVolume:
         high = np.minimum(np.ceil(corners.max(0) / self.voxel).astype(np.int64), middle + CELLS // 2)
         inverse = pose.inverse()
         add_view(
-            self._mean, self._views, self._voxel, self.voxel, low, high, odds, depth, _projection(camera),
+            self._mean, self._views, self._voxel, self.voxel, low, high, odds, depth, camera.intrinsics,
             inverse.rotation, inverse.translation, options.margin * self.voxel, options.memory,
         )  # fmt: skip
 
@@ -200,9 +200,6 @@ def best_along_rays(mean, voxels, size, depth, projection, rotation, translation
                 depth_here += step
     return result
 
-
-def _projection(camera: Camera) -> tuple[float, float, float, float]:
-    return float(camera.fx), float(camera.fy), float(camera.cx), float(camera.cy)
 
 
 def _logit(probability: np.ndarray | float) -> np.ndarray:

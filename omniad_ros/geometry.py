@@ -166,6 +166,11 @@ class Camera:
     def to_dict(self) -> dict:
         return asdict(self)
 
+    @property
+    def intrinsics(self) -> tuple[float, float, float, float]:
+        """fx, fy, cx, cy; pixel centres at half-integers."""
+        return float(self.fx), float(self.fy), float(self.cx), float(self.cy)
+
     def matrix(self) -> np.ndarray:
         """K (3, 3) for pixel centres at half-integers."""
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])

@@ -137,7 +137,7 @@ class SurveyViews:
         """The depth (h, w), but what two of the photographs ``asked`` agree on where two see past it and fewer than two see it."""
         if len(asked) < 2:
             return depth
-        source, target = _projection(self.camera), _projection(camera)
+        source, target = self.camera.intrinsics, camera.intrinsics
         depths = self.depths[asked].astype(np.float32)
         turns = np.stack([pose.rotation.T @ self.poses[i, :, :3] for i in asked])
         shifts = np.stack([pose.rotation.T @ (self.poses[i, :, 3] - pose.translation) for i in asked])
@@ -187,9 +187,6 @@ class SurveyViews:
         except Exception as error:  # safetensors raises many kinds for a damaged file
             raise OmniadError(f"{path} is missing or damaged") from error
 
-
-def _projection(camera: Camera) -> tuple[float, float, float, float]:
-    return float(camera.fx), float(camera.fy), float(camera.cx), float(camera.cy)
 
 
 @compiled

@@ -57,7 +57,7 @@ def examine(field, camera: Camera, poses: list[Pose]) -> None:
     points = sums[parts] / hits[parts, None]
     rotations, positions = (np.array([getattr(pose, name) for pose in poses]) for name in ("rotation", "translation"))
     support, through, toward = np.zeros(len(parts), np.int32), np.zeros(len(parts), np.int32), np.zeros((len(parts), 3))
-    _count(points, rotations, positions, np.array([camera.fx, camera.fy, camera.cx, camera.cy]), distances, 1.5 * grid.voxel,
+    _count(points, rotations, positions, np.array(camera.intrinsics), distances, 1.5 * grid.voxel,
            support, through, toward)  # fmt: skip
     sure = np.where(2 * support >= through, support, 0)
     views, direction = np.zeros(count, np.float32), np.zeros((count, 3), np.float32)
