@@ -34,8 +34,8 @@ class EvidenceOptions:
     """How views are put together; evidence is in log-odds relative to the threshold's.
 
     clamp: the most that one view may say; strength: what the mean of the views counts in the heatmap of the next; memory: views
-    after which older ones fade; margin: voxels behind the reference's surface that still belong to it; moved: a view counts once the camera has moved by this share of the viewing distance, or
-    turned by ``turned`` degrees, since the last that counted.
+    after which older ones fade; margin: voxels behind the reference's surface that still belong to it; moved: a view counts
+    once the camera has moved by this share of the viewing distance, or turned by ``turned`` degrees, since the last that counted.
     """
 
     clamp: float = 4.0
@@ -199,7 +199,6 @@ def best_along_rays(mean, voxels, size, depth, projection, rotation, translation
                     result[row, column] = best
                 depth_here += step
     return result
-
 
 
 def _logit(probability: np.ndarray | float) -> np.ndarray:

@@ -188,7 +188,6 @@ class SurveyViews:
             raise OmniadError(f"{path} is missing or damaged") from error
 
 
-
 @compiled
 def carry_depth(depth, source, turn, shift, target, out):
     """Draw a depth map (H, W), NaN where unknown, as another camera sees it into ``out`` (h, w), infinite where nothing falls.

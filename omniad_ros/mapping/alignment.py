@@ -106,9 +106,9 @@ def _scale(poses: Sequence[Pose], priors: Sequence[Pose]) -> float | None:
             independent = max(len(length) / steps, 1)  # motions that overlap share their errors
             noise = spread / np.sqrt((length**2).mean() * independent)
             drift = scale / 12 * np.median(turns.magnitude()) * np.median((turns.inv() * prior_turns).magnitude())
-            found.append((np.hypot(noise, drift), steps, scale))
+            if scale > 0:
+                found.append((np.hypot(noise, drift), steps, scale))
         steps *= 2
-    found = [(error, steps, scale) for error, steps, scale in found if scale > 0]
     return float(min(found)[2]) if found else None
 
 

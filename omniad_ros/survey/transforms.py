@@ -148,12 +148,9 @@ def read_cameras(data: dict, frames: list[dict], width: int, height: int, path: 
     own = [{key: frame[key] for key in INTRINSICS if key in frame} for frame in frames]
     if not all(_hashable(extra) for extra in own):
         raise OmniadError(f"{path}: intrinsics must be numbers")
-    built: dict[tuple, Camera] = {}
-    for extra in own:
-        key = tuple(sorted(extra.items()))
-        if key not in built:
-            built[key] = _camera({**shared, **extra}, width, height, path)
-    return [built[tuple(sorted(extra.items()))] for extra in own]
+    keys = [tuple(sorted(extra.items())) for extra in own]
+    built = {key: _camera({**shared, **dict(key)}, width, height, path) for key in dict.fromkeys(keys)}
+    return [built[key] for key in keys]
 
 
 def common_camera(cameras: list[Camera], path: Path) -> Camera:
