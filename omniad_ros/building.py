@@ -139,7 +139,8 @@ def _radiance_stage(site: Site, options: BuildOptions, progress: Progress) -> No
         if options.nerfstudio_run:
             info |= import_field(images, Path(options.nerfstudio_run), work, progress, options.longest_side)
         else:
-            method, changes, side = options.field, options.field_options, options.longest_side
+            method, side = options.field, options.longest_side
+            changes = ("--machine.seed", str(options.seed), *options.field_options)
             info |= train_field(images, site.sparse_points, train, work, method, changes, progress, side)
         # an imported run that held nothing out still leaves the detector something to be calibrated on
         info["heldout"] = info.get("heldout") or [images.names[i] for i in heldout]

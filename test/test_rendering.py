@@ -83,12 +83,10 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.fixture(scope="module")
-def trained(survey, points, tmp_path_factory):
-    """A field whose training was interrupted at 60 % and went on from its checkpoint."""
+def train_interrupted(survey, points, out, options, checkpoint_seconds):
+    """Train on one thread (on several, sums differ by their order), interrupted at 60 % and gone on from the checkpoint."""
     from omniad_ros.rendering import trainer
 
-    out = tmp_path_factory.mktemp("radiance")
     seen = []
 
     def interrupt(fraction, message):
@@ -96,11 +94,18 @@ def trained(survey, points, tmp_path_factory):
             raise Interrupted
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "CHECKPOINT_SECONDS", 1.0)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(trainer, "CHECKPOINT_SECONDS", checkpoint_seconds)
         with pytest.raises(Interrupted):
-            train_field(survey, points, range(len(survey)), out, options=OPTIONS, progress=interrupt)
-    info = train_field(survey, points, range(len(survey)), out, options=OPTIONS, progress=lambda f, m: seen.append((f, m)))
-    return out, info, seen
+            train_field(survey, points, range(len(survey)), out, options=options, progress=interrupt)
+        info = train_field(survey, points, range(len(survey)), out, options=options, progress=lambda f, m: seen.append((f, m)))
+    return info, seen
+
+
+@pytest.fixture(scope="module")
+def trained(survey, points, tmp_path_factory):
+    out = tmp_path_factory.mktemp("radiance")
+    return out, *train_interrupted(survey, points, out, OPTIONS, checkpoint_seconds=1.0)
 
 
 def psnr(a, b):
@@ -130,6 +135,15 @@ def test_an_interrupted_training_goes_on(trained):
     training = [(f, m) for f, m in trained[2] if "step" in m]
     assert training[0][0] > 0.2, "it began anew"
     assert "left" in training[-1][1]
+
+
+def test_an_interruption_changes_nothing(survey, points, tmp_path, monkeypatch):
+    """Whatever step the checkpoint was written at: the same field as in one go."""
+    options = (*OPTIONS, "--max-num-iterations", "120")
+    train_interrupted(survey, points, tmp_path / "twice", options, checkpoint_seconds=0.2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    train_field(survey, points, range(len(survey)), tmp_path / "once", options=options)
+    assert (tmp_path / "once" / "weights.safetensors").read_bytes() == (tmp_path / "twice" / "weights.safetensors").read_bytes()
 
 
 def test_not_covered_where_the_survey_saw_nothing(trained):

@@ -65,6 +65,7 @@ class GridModule(nn.Module):
         # what `_load_from_state_dict` needs to make a grid of the same shape
         self.register_buffer("positions", torch.from_numpy(grid.positions))
         self.register_buffer("visible", torch.from_numpy(grid.visible))
+        self.register_buffer("occupied", torch.from_numpy(grid.occupied))
         self.register_buffer("frame", torch.from_numpy(np.array([*grid.center, *grid.half, grid.voxel, grid.scale, *grid.table.shape])))
         self.density, self.features, self.sky = (self._shared(a) for a in (grid.density, grid.features, grid.sky))
         self.touched = np.zeros(len(grid), np.uint8)
@@ -77,7 +78,6 @@ class GridModule(nn.Module):
         table[tuple(positions[1:].T)] = np.arange(1, len(positions))
         self.set_grid(Grid(frame[:3], frame[3:6], frame[6], frame[7], table))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self.grid.occupy(FOG)
 
     @staticmethod
     def _shared(array: np.ndarray) -> nn.Parameter:
@@ -196,7 +196,6 @@ class GridFieldModel(Model):
         nn.init.zeros_(self.shader[2].bias)
         self.log_exposure = nn.Parameter(torch.zeros(self.num_train_data, 3))
         self.register_buffer("stage", torch.zeros((), dtype=torch.int64))
-        self.random = np.random.default_rng(0)
 
     def empty(self, grid: Grid) -> None:
         """Remove matter where the photographs prove that there is none."""
@@ -218,7 +217,13 @@ class GridFieldModel(Model):
 
     def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes):
         optimizers = training_callback_attributes.optimizers
-        return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.after_step, 1, kwargs={"optimizers": optimizers})]
+        return [
+            TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.before_step, 1),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.after_step, 1, kwargs={"optimizers": optimizers}),
+        ]
+
+    def before_step(self, step: int) -> None:
+        self.random = np.random.default_rng(step)  # the same samples after an interruption
 
     def after_step(self, optimizers, step: int) -> None:
         self.field.smooth(self.config.smooth_density, self.config.smooth_features)

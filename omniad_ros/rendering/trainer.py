@@ -19,6 +19,8 @@ from omniad_ros.site import sha256, write_atomically
 CHECKPOINT = ".checkpoint"
 """Within the output directory: an interrupted training goes on from it."""
 CHECKPOINT_SECONDS = 30.0
+MOMENTS = "optimizers/"
+"""Prefix of the optimizers' tensors in a checkpoint."""
 
 
 def method_config(method: str, options: Sequence[str]):
@@ -66,10 +68,9 @@ def trainer(config, data: Path, out: Path, device: str, progress: Progress, work
 
         def _load_checkpoint(self):
             self.steps = self.config.max_num_iterations
-            self._start_step = _read_checkpoint(out / CHECKPOINT, identity, self.pipeline.model)
+            self._start_step = _read_checkpoint(out / CHECKPOINT, identity, self)
             # the base class counts iterations from the start step
             self.config.max_num_iterations -= self._start_step
-            rebind(self.optimizers, self.pipeline.get_param_groups())
             for scheduler in self.optimizers.schedulers.values():
                 scheduler.last_epoch = self._start_step - 1
                 scheduler.step()
@@ -79,7 +80,7 @@ def trainer(config, data: Path, out: Path, device: str, progress: Progress, work
             if step % 20 == 0:
                 self._report(step)
             if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
-                _write_checkpoint(out / CHECKPOINT, identity, step, self.pipeline.model)
+                _write_checkpoint(out / CHECKPOINT, identity, step, self)
                 self.saved = time.monotonic()
             return super().train_iteration(step)
 
@@ -114,6 +115,16 @@ def rebind(optimizers, groups: dict[str, list]) -> None:
 
 
 @contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's random numbers start from ``seed`` inside, and go on outside as if nothing had been drawn."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
 def silent_nerfstudio() -> Iterator[None]:
     """nerfstudio's console and warnings are quiet inside, and its models do without LPIPS, whose weights are a download."""
     import torch
@@ -136,26 +147,48 @@ def silent_nerfstudio() -> Iterator[None]:
             sys.modules[name] = lpips
 
 
-def _write_checkpoint(path: Path, identity: str, step: int, model) -> None:
+def _write_checkpoint(path: Path, identity: str, step: int, run) -> None:
+    """The model and its optimizers' moments, so that an interruption costs nothing but the steps since."""
     from safetensors.torch import save
 
-    write_atomically(path, save(tensors(model), {"identity": identity, "step": str(step)}))
+    moments = {f"{MOMENTS}{name}": moment for name, moment in _moments(run.optimizers).items()}
+    write_atomically(path, save(tensors(run.pipeline.model) | moments, {"identity": identity, "step": str(step)}))
 
 
-def _read_checkpoint(path: Path, identity: str, model) -> int:
+def _read_checkpoint(path: Path, identity: str, run) -> int:
     """The step to go on with: 0 where there is no checkpoint of this very training."""
     from safetensors import SafetensorError, safe_open
 
+    model = run.pipeline.model
     try:
         with safe_open(path, "pt") as file:
-            if file.metadata().get("identity") != identity or set(file.keys()) != set(tensors(model)):
-                return 0
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            step = int(file.metadata()["step"])
+            metadata = file.metadata()
     except (OSError, SafetensorError):
         return 0
+    moments = {name.removeprefix(MOMENTS): state.pop(name) for name in list(state) if name.startswith(MOMENTS)}
+    if metadata.get("identity") != identity or set(state) != set(tensors(model)):
+        return 0
     model.load_state_dict(state, strict=False)
-    return step
+    rebind(run.optimizers, run.pipeline.get_param_groups())
+    for name, optimizer in run.optimizers.optimizers.items():
+        restored = optimizer.state_dict()
+        for moment, tensor in moments.items():
+            group, parameter, key = moment.split("/")
+            if group == name:
+                restored["state"].setdefault(int(parameter), {})[key] = tensor
+        optimizer.load_state_dict(restored)
+    return int(metadata["step"])
+
+
+def _moments(optimizers) -> dict:
+    """What the optimizers keep of each parameter, as ``group/parameter/key``."""
+    return {
+        f"{name}/{parameter}/{key}": tensor.detach().cpu().contiguous().clone()
+        for name, optimizer in optimizers.optimizers.items()
+        for parameter, kept in optimizer.state_dict()["state"].items()
+        for key, tensor in kept.items()
+    }
 
 
 def tensors(model) -> dict:

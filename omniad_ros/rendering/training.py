@@ -14,7 +14,7 @@ from omniad_ros.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.rendering.coverage import examine
 from omniad_ros.rendering.grid_field import GridField
 from omniad_ros.rendering.space import OBSERVATIONS
-from omniad_ros.rendering.trainer import CHECKPOINT, check_method, method_config, silent_nerfstudio, trainer
+from omniad_ros.rendering.trainer import CHECKPOINT, check_method, method_config, seeded, silent_nerfstudio, trainer
 from omniad_ros.site import PosedImages, SparsePoints, write_image, write_transforms
 
 
@@ -53,13 +53,15 @@ def _train_grid_field(method, options, data, out, camera, poses, progress) -> di
         config = method_config(method, options)
         steps = config.max_num_iterations
         config.pipeline.model.steps, config.pipeline.datamanager.growing_steps = steps, max(1, steps // 2)
+        config.pipeline.datamanager.seed = config.machine.seed
         for group in config.optimizers.values():
             group["scheduler"].max_steps = steps
         parser = config.pipeline.datamanager.dataparser
         parser.orientation_method, parser.center_method, parser.auto_scale_poses, parser.load_3D_points = "none", "none", False, False
         run = trainer(config, data, out, "cpu", part(progress, 0.02, 0.96))
-        run.setup()
-        run.train()
+        with seeded(config.machine.seed):
+            run.setup()
+            run.train()
     model = run.pipeline.model
     shader = {name: tensor.numpy() for name, tensor in model.state_dict().items() if name.startswith("shader.")}
     field = GridField(model.finish(), shader, 0.5 * model.space.near)
@@ -84,8 +86,9 @@ def _train_other(method, options, data, out, camera, poses, progress) -> dict:
             # its processes would be forked from ours, which has threads, and outlive the training
             config.pipeline.datamanager._target = VanillaDataManager
         run = trainer(config, data, out, device, part(progress, 0.02, 0.96))
-        run.setup()
-        run.train()
+        with seeded(config.machine.seed):
+            run.setup()
+            run.train()
         outputs = run.pipeline.datamanager.train_dataparser_outputs
         field = NerfstudioField(run.pipeline.model.eval(), outputs.dataparser_transform.numpy(), outputs.dataparser_scale)
         progress(0.97, "rendering the depth of each view")
