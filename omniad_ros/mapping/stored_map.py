@@ -18,6 +18,9 @@ from omniad_ros.mapping.pairs import pose_embedding
 from omniad_ros.mapping.retrieval import nearest_images, vlad
 from omniad_ros.site import SparsePoints
 
+MOST_POINTS, MOST_LOOKS = 3000, 4
+"""A frame is compared with at most so many points, each as at most so many images saw it."""
+
 
 class StoredMap:
     """The map that `build_map` wrote into a directory.
@@ -71,13 +74,21 @@ class StoredMap:
         return nearest_images(look, self._looks, count)
 
     def appearance(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The points (M,) that the given images observed, and their mean descriptors there (M, D), unit length."""
+        """The points (M,) that the given images observed, and their mean descriptors there (M, D), unit length.
+
+        images: best first. Where a large survey observed more, the points that most of the images observed, and of each
+        its looks in the best of them: a frame costs the same in any map.
+        """
         rows = np.concatenate([np.arange(self._first[i], self._first[i + 1]) for i in images])
         if len(rows) == 0:
             return np.empty(0, int), np.empty((0, self._descriptors.shape[1]), np.float32)
         rows = rows[np.argsort(self.points.point[rows], kind="stable")]
-        point, start = np.unique(self.points.point[rows], return_index=True)
-        return point, unit(np.add.reduceat(unit(self._descriptors[rows].astype(np.float32)), start, axis=0))
+        point, start, count = np.unique(self.points.point[rows], return_index=True, return_counts=True)
+        most = np.sort(np.argsort(-count, kind="stable")[:MOST_POINTS])
+        point, start, count = point[most], start[most], np.minimum(count[most], MOST_LOOKS)
+        first = np.cumsum(count) - count
+        rows = rows[np.repeat(start - first, count) + np.arange(count.sum())]
+        return point, unit(np.add.reduceat(unit(self._descriptors[rows].astype(np.float32)), first, axis=0))
 
     def point_of_keypoint(self, image: int, count: int) -> np.ndarray:
         """(count,) the point that each keypoint of an image observed, -1 where none."""
