@@ -102,36 +102,19 @@ class SurveyViews:
         sample = (rays[known][::211] * depth[known][::211, None]) + pose.translation.astype(np.float32)
         nearest = self._nearest(sample, pose)
         depth = self._corrected(depth, nearest, camera, pose)
-        known = np.isfinite(depth)
-        away = rays * np.where(known, depth, 0)[..., None]
-        points, distance = away + pose.translation.astype(np.float32), np.linalg.norm(away, axis=-1)
         colour, weight = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
         count, alarm = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
+        own, pixels = np.empty_like(weight), np.empty((2, height, width), np.float32)
         for index in nearest[:SOURCES]:
-            position = self.poses[index, :, 3]
-            local = (points - position) @ self.poses[index, :, :3]
-            z = np.maximum(local[..., 2], 1e-2)
-            u = local[..., 0] * (self.camera.fx / z) + np.float32(self.camera.cx - 0.5)
-            v = local[..., 1] * (self.camera.fy / z) + np.float32(self.camera.cy - 0.5)
-            seen_depth = cv2.remap(self.depths[index].astype(np.float32), u, v, cv2.INTER_NEAREST, borderValue=np.nan)
-            agrees = known & (np.abs(seen_depth - z) < AGREE * z)
-            agrees = cv2.erode(agrees.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-            if not agrees.any():
-                continue
-            seen = cv2.remap(self.images[index], u, v, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
-            # the photographs' exposures may differ; the field has one for all
-            seen *= np.clip((reference[agrees].mean(0) + 1) / (seen[agrees].mean(0) + 1), 0.5, 2).astype(np.float32)
-            there = np.linalg.norm(local, axis=-1)
-            cosine = np.einsum("hwc,hwc->hw", away, points - position) / np.maximum(distance * there, 1e-9)
-            coarser = np.maximum(there / np.maximum(distance, 1e-9), 1)
-            own = np.where(agrees, 1 / (1e-3 + 2 * np.clip(1 - cosine, 0, 2) * coarser**2), 0).astype(np.float32)
-            colour += own[..., None] * seen
-            weight += own
-            count += agrees
-            raised = cv2.remap(self.alarms[index], u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            alarm = np.maximum(alarm, np.where(agrees, raised, 0))
-        drawn = np.clip(colour / np.maximum(weight, 1e-9)[..., None] + 0.5, 0, 255).astype(np.uint8)
-        return Recalled(np.where(count[..., None] > 0, drawn, reference), count, alarm.astype(np.float32) / ALARM_STEPS, depth)
+            turn, shift = self.poses[index, :, :3], pose.translation.astype(np.float32) - self.poses[index, :, 3]
+            weigh(depth, rays, shift, turn, self.camera.intrinsics, self.depths[index].astype(np.float32), AGREE, pixels, own)
+            own *= cv2.erode(np.uint8(own > 0), np.ones((3, 3), np.uint8))
+            seen = cv2.remap(self.images[index], *pixels, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+            raised = cv2.remap(self.alarms[index], *pixels, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            blend(reference, seen, raised, own, colour, weight, count, alarm)
+        drawn = reference.copy()
+        draw(colour, weight, drawn)
+        return Recalled(drawn, count, alarm.astype(np.float32) / ALARM_STEPS, depth)
 
     def _corrected(self, depth: np.ndarray, asked: list[int], camera: Camera, pose: Pose) -> np.ndarray:
         """The depth (h, w), but what two of the photographs ``asked`` agree on where two see past it and fewer than two see it."""
@@ -186,6 +169,74 @@ class SurveyViews:
             return SurveyViews(data["images"], data["depths"], data["poses"], camera, alarms)
         except Exception as error:  # safetensors raises many kinds for a damaged file
             raise OmniadError(f"{path} is missing or damaged") from error
+
+
+@compiled
+def weigh(depth, rays, shift, turn, source, stored, tolerance, pixels, weight):
+    """Where a photograph saw what a view shows, and how much it is to count there, by angle and distance; 0 where its depth differs.
+
+    depth (h, w), rays (h, w, 3): the view's, NaN where unknown, in the map's axes; shift (3,): from the photograph to the view;
+    turn (3, 3): map_from_photograph; source: (fx, fy, cx, cy); stored (H, W): the photograph's depth.
+    Fills pixels (2, h, w), columns and rows with pixel centres at integers, and weight (h, w).
+    """
+    for i in range(depth.shape[0]):
+        for j in range(depth.shape[1]):
+            pixels[0, i, j] = pixels[1, i, j] = -1.0
+            weight[i, j] = 0.0
+            d = depth[i, j]
+            if not d > 0:
+                continue
+            ax, ay, az = rays[i, j, 0] * d, rays[i, j, 1] * d, rays[i, j, 2] * d
+            bx, by, bz = ax + shift[0], ay + shift[1], az + shift[2]
+            z = turn[0, 2] * bx + turn[1, 2] * by + turn[2, 2] * bz
+            if z < 1e-2:
+                continue
+            u = (turn[0, 0] * bx + turn[1, 0] * by + turn[2, 0] * bz) / z * source[0] + source[2] - 0.5
+            v = (turn[0, 1] * bx + turn[1, 1] * by + turn[2, 1] * bz) / z * source[1] + source[3] - 0.5
+            pixels[0, i, j], pixels[1, i, j] = u, v
+            row, column = math.floor(v + 0.5), math.floor(u + 0.5)
+            if row < 0 or column < 0 or row >= stored.shape[0] or column >= stored.shape[1]:
+                continue
+            if not abs(stored[row, column] - z) < tolerance * z:
+                continue
+            distance, there = math.sqrt(ax * ax + ay * ay + az * az), math.sqrt(bx * bx + by * by + bz * bz)
+            cosine = (ax * bx + ay * by + az * bz) / max(distance * there, 1e-9)
+            coarser = max(there / max(distance, 1e-9), 1.0)
+            weight[i, j] = 1.0 / (1e-3 + 2.0 * min(max(1.0 - cosine, 0.0), 2.0) * coarser * coarser)
+
+
+@compiled
+def blend(reference, seen, raised, own, colour, weight, count, alarm):
+    """Add a photograph's colours ``seen`` (h, w, 3) and what was ``raised`` in it (h, w), where ``own`` (h, w) is above 0.
+
+    The photographs' exposures may differ; the field's ``reference`` (h, w, 3) has one for all, which they are brought to.
+    """
+    gain = np.empty(3, np.float32)
+    for c in range(3):
+        mine, theirs, pixels = 0.0, 0.0, 1
+        for i in range(own.shape[0]):
+            for j in range(own.shape[1]):
+                if own[i, j] > 0:
+                    mine, theirs, pixels = mine + reference[i, j, c], theirs + seen[i, j, c], pixels + 1
+        gain[c] = min(max((mine / pixels + 1) / (theirs / pixels + 1), 0.5), 2.0)
+    for i in range(own.shape[0]):
+        for j in range(own.shape[1]):
+            if own[i, j] > 0:
+                for c in range(3):
+                    colour[i, j, c] += own[i, j] * gain[c] * seen[i, j, c]
+                weight[i, j] += own[i, j]
+                count[i, j] += 1
+                alarm[i, j] = max(alarm[i, j], raised[i, j])
+
+
+@compiled
+def draw(colour, weight, out):
+    """Put the mean colours (h, w, 3) into ``out`` uint8 (h, w, 3) where there is any weight (h, w)."""
+    for i in range(weight.shape[0]):
+        for j in range(weight.shape[1]):
+            if weight[i, j] > 0:
+                for c in range(3):
+                    out[i, j, c] = np.uint8(min(max(colour[i, j, c] / weight[i, j] + np.float32(0.5), 0), 255))
 
 
 @compiled
