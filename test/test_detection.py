@@ -192,6 +192,25 @@ def test_references_are_redrawn_from_the_surveys_photographs():
     assert error[0] < 0.3 * error[1]
 
 
+def test_networks_stay_on_their_device_until_the_result_is_read(trained, monkeypatch):
+    """On torch's meta device, which has shapes but no values: stands in for a GPU, where a stray tensor of the CPU is an error."""
+    from omniad_ros.detection import comparison, detector, training
+
+    for module in (comparison, detector, training):
+        monkeypatch.setattr(module, "device", lambda: torch.device("meta"))
+    networks, view = Detector.load(trained[0]).networks, trained[1][0]
+    frame, student = view.image.astype(np.float32) / 255, ReverseDistillation(networks.teacher.channels)
+    pairs = training.pairs([view], [view], np.random.default_rng(0))
+    for work in (
+        lambda: networks.comparison_scores(frame, frame, view.covered),
+        lambda: networks.distillation_scores([view.image]),
+        lambda: training.train_student(networks.teacher, [view.image] * 4, OPTIONS, lambda f, m: None, student),
+        lambda: comparison.fit(comparison.load_bundled(), pairs, 2, 1e-4, batch=2),
+    ):
+        with pytest.raises((RuntimeError, NotImplementedError), match=r"copy out of meta|item\(\) cannot be called on meta"):
+            work()
+
+
 def test_what_is_linked_to_a_region_belongs_to_it():
     score = np.full((60, 80), -6.0, np.float32)
     score[20:40, 20:40] = 1.0  # the rim of a thing

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from omniad_ros.detection.anomalies import Pair
+from omniad_ros.detection.device import device, learning
 from omniad_ros.detection.student import CompactTeacher, Residual, convolution
 from omniad_ros.feedback import Progress, quiet
 
@@ -193,7 +194,8 @@ def fit(
     network: ComparisonNetwork, sample: Callable[[], Pair], steps: int, rate: float, batch: int = 8, progress: Progress = quiet
 ) -> float:
     """Train in place on what ``sample`` gives (crops of one size, sides multiples of 32); returns the mean loss of the last tenth."""
-    network.to(memory_format=torch.channels_last)
+    where = device()
+    network.to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-4)
     late = []
     with ThreadPoolExecutor(1) as worker:  # draws the next batch while the network learns from this one
@@ -203,7 +205,8 @@ def fit(
             ahead = worker.submit(_batch, sample, batch)
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (step + 1) / 30) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
-            with torch.autocast("cpu", torch.bfloat16, enabled=half_precision_pays()):
+            x, mask, weight = (tensor.to(where) for tensor in (x, mask, weight))
+            with learning(where):
                 logits = network(x)
             loss = comparison_loss(logits.float(), mask, weight)
             optimizer.zero_grad()
@@ -227,8 +230,3 @@ def _batch(sample: Callable[[], Pair], count: int) -> tuple[Tensor, Tensor, Tens
     )
     x = torch.from_numpy(inputs.astype(np.float32)).permute(0, 3, 1, 2)  # numpy's layout is channels last already
     return x, masks, weights
-
-
-def half_precision_pays() -> bool:
-    """Whether this processor multiplies bfloat16 natively, which about halves the time of training."""
-    return torch.cpu._is_avx512_bf16_supported()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from omniad_ros.detection import student
 from omniad_ros.detection.calibration import Calibration
 from omniad_ros.detection.comparison import ComparisonNetwork, network_input
+from omniad_ros.detection.device import device, device_of, looking
 from omniad_ros.detection.student import (
     ReverseDistillation,
     distillation_heatmap,
@@ -47,24 +48,28 @@ class Networks:
     def distillation_scores(self, images: list[np.ndarray]) -> np.ndarray:
         """The paper's heatmap of uint8 images (H, W, 3) of one size: (B, H, W) float32, in sums of cosine distances."""
         height, width = images[0].shape[:2]
-        x = normalized(padded(to_tensor(images))).contiguous(memory_format=torch.channels_last)
-        maps = self.teacher(x)
-        scores = distillation_heatmap(maps, self.distillation(maps), *x.shape[-2:])
-        return _smooth(scores, 2.0)[:, :height, :width].numpy()
+        where = device_of(self.teacher)
+        x = normalized(padded(to_tensor(images))).to(where).contiguous(memory_format=torch.channels_last)
+        with looking(where):
+            maps = self.teacher(x)
+            given_back = self.distillation(maps)
+        return _smooth(distillation_heatmap(maps, given_back, *x.shape[-2:]), 2.0)[:, :height, :width].cpu().numpy()
 
     @torch.inference_mode()
     def comparison_scores(self, frame: np.ndarray, reference: np.ndarray, covered: np.ndarray) -> np.ndarray:
         """Logits of change (H, W) float32 of float images (H, W, 3) in [0, 1]; covered: bool (H, W)."""
         height, width = frame.shape[:2]
-        pair = torch.from_numpy(network_input(frame, reference, covered).transpose(2, 0, 1)[None])
+        where = device_of(self.comparison)
+        pair = torch.from_numpy(network_input(frame, reference, covered).transpose(2, 0, 1)[None]).to(where)
         pair = F.pad(pair, (0, -width % 32, 0, -height % 32), mode="replicate").contiguous(memory_format=torch.channels_last)
-        logits = F.interpolate(self.comparison.both_ways(pair)[:, None], scale_factor=2, mode="bilinear")[0, 0]
-        return logits[:height, :width].numpy()
+        with looking(where):
+            logits = self.comparison.both_ways(pair).float()
+        return F.interpolate(logits[:, None], scale_factor=2, mode="bilinear")[0, 0, :height, :width].cpu().numpy()
 
 
 def _smooth(maps: Tensor, sigma: float) -> Tensor:
     radius = int(3 * sigma)
-    line = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    line = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=maps.device) / sigma) ** 2)
     line = line / line.sum()
     x = F.pad(maps[:, None], (radius,) * 4, mode="replicate")
     return F.conv2d(F.conv2d(x, line[None, None, None]), line[None, None, :, None])[:, 0]
@@ -256,10 +261,10 @@ class Detector:
 
 
 def finished(teacher: nn.Module, distillation: ReverseDistillation, comparison: ComparisonNetwork | None) -> Networks:
-    """The networks as they are used: in evaluation mode and in the memory layout that is fastest on a CPU."""
+    """The networks as they are used: in evaluation mode, on the GPU where there is one, in the memory layout that is fastest."""
     for part in (teacher, distillation, comparison):
         if part is not None:
-            part.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+            part.eval().requires_grad_(False).to(device(), memory_format=torch.channels_last)
     return Networks(teacher, distillation, comparison)
 
 

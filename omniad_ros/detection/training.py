@@ -14,6 +14,7 @@ from omniad_ros.detection import comparison as compare
 from omniad_ros.detection.anomalies import Pair, cropped, nuisances, rendered, with_anomalies
 from omniad_ros.detection.calibration import Calibration, logistic_fit, region_level, useful_band
 from omniad_ros.detection.detector import Detector, Networks, Scores, checked_views, finished
+from omniad_ros.detection.device import device, learning
 from omniad_ros.detection.student import (
     ReverseDistillation,
     choose_backbone,
@@ -59,9 +60,10 @@ def train_detector(
     rng = np.random.default_rng(options.seed)
     size = options.working_size(trained[0].image)
     trained, heldout = [v.resized(size) for v in trained], [v.resized(size) for v in heldout]
+    camera = None if camera is None else camera.resized(*size)
     views = None
     if camera is not None and options.comparison and options.photographs:
-        trained, heldout, views = redrawn(trained, heldout, camera.resized(*size), rng, part(progress, 0.0, 0.05))
+        trained, heldout, views = redrawn(trained, heldout, camera, rng, part(progress, 0.0, 0.05))
     tuning, calibrating = ([], heldout) if views else (heldout[::2], heldout[1::2])
 
     backbone, weights = choose_backbone(options.backbone, options.teacher_weights)
@@ -78,7 +80,7 @@ def train_detector(
 
     networks = finished(teacher, distillation, network)
     if views is not None:
-        calibrating, views = remembered(networks, trained, heldout, views, camera.resized(*size), part(progress, 0.9, 0.93))
+        calibrating, views = remembered(networks, trained, heldout, views, camera, part(progress, 0.9, 0.93))
     scores = calibrate(networks, calibrating, trained, options, rng, part(progress, 0.93, 1.0))
     Detector(networks, scores, options, backbone, sha256, views).save(Path(out))
     return {**facts, "calibration_views": len(calibrating), "seconds": round(time.monotonic() - started, 1)}
@@ -129,15 +131,16 @@ def train_student(
     """Bottleneck and student, trained to give back the teacher's features of normal images (H, W, 3), from ``start`` on where
     it is given; and the last loss."""
     model = start or ReverseDistillation(teacher.channels, options.attention)
-    model.requires_grad_(True).train().to(memory_format=torch.channels_last)
-    teacher.to(memory_format=torch.channels_last)
+    where = device()
+    model.requires_grad_(True).train().to(where, memory_format=torch.channels_last)
+    teacher.to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.5, 0.999), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=options.distillation_steps + 1)
     generator, late = np.random.default_rng(options.seed), []
-    inputs = normalized(padded(to_tensor(images)))
+    inputs = normalized(padded(to_tensor(images))).to(where)
     for step in range(options.distillation_steps):
         batch = inputs[generator.choice(len(images), 4, replace=len(images) < 4)].contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=compare.half_precision_pays()):
+        with learning(where):
             with torch.no_grad():
                 maps = teacher(batch)
             loss = distillation_loss(maps, model(maps))
