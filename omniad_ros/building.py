@@ -19,6 +19,8 @@ from omniad_ros.site import Site, check_empty, exclusive
 
 LEAST_TRAINED, LEAST_HELDOUT = 8, 4
 """Images without which no detector can be trained and calibrated."""
+MOST_TRAINED, MOST_HELDOUT = 200, 40
+"""Views that a detector learns from and is calibrated on: a larger survey does not cost more."""
 SPACE_FACTOR, SPACE_EXTRA = 2.0, 300e6
 """Free disk needed: a multiple of the survey's bytes, and a rest for map, field and detector."""
 
@@ -163,7 +165,8 @@ def _detector_stage(site: Site, options: BuildOptions, progress: Progress) -> No
 @dataclass(frozen=True)
 class NormalViews:
     """What a detector learns from: survey views that the field was trained on and such that it never saw, each beside its
-    rendering (`detection.View`); novel: INV renderings, uint8 (h, w, 3); camera: of all of them."""
+    rendering (`detection.View`), at most MOST_TRAINED and MOST_HELDOUT of them, evenly chosen; novel: INV renderings, uint8
+    (h, w, 3); camera: of all of them."""
 
     trained: list
     heldout: list
@@ -174,22 +177,25 @@ class NormalViews:
 def normal_views(site: Site, options: BuildOptions, progress: Progress = quiet) -> NormalViews:
     """Renders a mapped site's survey views and its novel ones."""
     from omniad_ros.detection import View
+    from omniad_ros.detection.survey_views import chosen
     from omniad_ros.inspection import resize
     from omniad_ros.rendering import load_field, novel_poses
 
     images, radiance = site.mapped, load_field(site.radiance_dir)
     camera = images.camera.fitted(options.longest_side)
-    unseen = set(site.info("radiance")["heldout"])
+    held = np.isin(images.names, site.info("radiance")["heldout"])
+    groups = (np.flatnonzero(~held), MOST_TRAINED), (np.flatnonzero(held), MOST_HELDOUT)
+    taken = np.sort(np.concatenate([group[chosen(len(group), most)] for group, most in groups]))
     poses = novel_poses(images, options.novel_views, options.seed)
-    trained, heldout, total = [], [], len(images) + len(poses)
-    for index, (name, pose) in enumerate(zip(images.names, images.poses)):
-        progress(index / total, "rendering views of the normal site")
-        rendering = radiance.render(camera, pose)
-        view = View(resize(images.image(index), camera), rendering.image, rendering.depth, pose)
-        (heldout if name in unseen else trained).append(view)
+    trained, heldout, total = [], [], len(taken) + len(poses)
+    for done, index in enumerate(taken):
+        progress(done / total, "rendering views of the normal site")
+        rendering = radiance.render(camera, images.poses[index])
+        view = View(resize(images.image(index), camera), rendering.image, rendering.depth, images.poses[index])
+        (heldout if held[index] else trained).append(view)
     novel = []
-    for index, pose in enumerate(poses, len(images)):
-        progress(index / total, "rendering novel views of the normal site")
+    for done, pose in enumerate(poses, len(taken)):
+        progress(done / total, "rendering novel views of the normal site")
         novel.append(radiance.render(camera, pose).image)
     return NormalViews(trained, heldout, novel, camera)
 

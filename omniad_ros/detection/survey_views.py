@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from omniad_ros.feedback import OmniadError
 from omniad_ros.geometry import Camera, Pose
 
-SOURCES = 4
+SOURCES = 6
 """Photographs that are carried over for one reference view."""
 ASKED = 8
 """Photographs that are asked for the depth of what they see."""
@@ -54,9 +54,9 @@ class Recalled(NamedTuple):
     depth: np.ndarray | None = None
 
 
-def chosen(count: int) -> np.ndarray:
-    """Indices of the photographs that are kept of ``count``: at most MOST_KEPT, evenly."""
-    return np.unique(np.linspace(0, count - 1, min(count, MOST_KEPT)).round().astype(int))
+def chosen(count: int, most: int = MOST_KEPT) -> np.ndarray:
+    """Indices of at most ``most`` of ``count``, evenly."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,6 @@ class SurveyViews:
         for index in nearest[:SOURCES]:
             turn, shift = self.poses[index, :, :3], pose.translation.astype(np.float32) - self.poses[index, :, 3]
             weigh(depth, rays, shift, turn, self.camera.intrinsics, self.depths[index].astype(np.float32), AGREE, pixels, own)
-            own *= cv2.erode(np.uint8(own > 0), np.ones((3, 3), np.uint8))
             seen = cv2.remap(self.images[index], *pixels, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
             raised = cv2.remap(self.alarms[index], *pixels, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             blend(reference, seen, raised, own, colour, weight, count, alarm)

@@ -29,6 +29,8 @@ from omniad_ros.detection.view import OURS, DetectorOptions, View, resized
 from omniad_ros.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.geometry import Camera
 
+TUNING_RATE = 1e-3
+"""At a third of it the comparison learnt a site's faults of reference too slowly (docs/detection.md)."""
 VARIANTS = 3
 """How many times each calibration view is looked at, each time with other nuisances."""
 
@@ -193,7 +195,7 @@ def tune_comparison(
     """The bundled comparison network, tuned to the site; and its last loss."""
     network = compare.load_bundled()
     network.eval()  # batch statistics stay those of the many scenes that it was trained on
-    loss = compare.fit(network, pairs(trained, tuning, rng), options.comparison_steps, 3e-4, progress=progress)
+    loss = compare.fit(network, pairs(trained, tuning, rng), options.comparison_steps, TUNING_RATE, progress=progress)
     return network, loss
 
 

@@ -67,7 +67,7 @@ class DetectorOptions:
     comparison: bool = True
     photographs: bool = True
     distillation_steps: int = 260
-    comparison_steps: int = 100
+    comparison_steps: int = 150
     adaptation_steps: int = 120
     longest_side: int = 320
     false_alarm_rate: float = 1 / 200
