@@ -182,12 +182,15 @@ def _read_checkpoint(path: Path, identity: str, run) -> int:
 
 
 def _moments(optimizers) -> dict:
-    """What the optimizers keep of each parameter, as ``group/parameter/key``."""
+    """The tensors that the optimizers keep of each parameter, as ``group/parameter/key``."""
+    import torch
+
     return {
         f"{name}/{parameter}/{key}": tensor.detach().cpu().contiguous().clone()
         for name, optimizer in optimizers.optimizers.items()
         for parameter, kept in optimizer.state_dict()["state"].items()
         for key, tensor in kept.items()
+        if isinstance(tensor, torch.Tensor)
     }
 
 
