@@ -83,8 +83,19 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """On several, sums differ by their order, and so does the field."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+        yield
+    torch.set_num_threads(threads)
+
+
 def train_interrupted(survey, points, out, options, checkpoint_seconds):
-    """Train on one thread (on several, sums differ by their order), interrupted at 60 % and gone on from the checkpoint."""
+    """Train, interrupted at 60 % and gone on from the checkpoint."""
     from omniad_ros.rendering import trainer
 
     seen = []
@@ -94,7 +105,6 @@ def train_interrupted(survey, points, out, options, checkpoint_seconds):
             raise Interrupted
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
         patch.setattr(trainer, "CHECKPOINT_SECONDS", checkpoint_seconds)
         with pytest.raises(Interrupted):
             train_field(survey, points, range(len(survey)), out, options=options, progress=interrupt)
@@ -103,7 +113,7 @@ def train_interrupted(survey, points, out, options, checkpoint_seconds):
 
 
 @pytest.fixture(scope="module")
-def trained(survey, points, tmp_path_factory):
+def trained(survey, points, one_thread, tmp_path_factory):
     out = tmp_path_factory.mktemp("radiance")
     return out, *train_interrupted(survey, points, out, OPTIONS, checkpoint_seconds=1.0)
 
@@ -137,13 +147,13 @@ def test_an_interrupted_training_goes_on(trained):
     assert "left" in training[-1][1]
 
 
-def test_an_interruption_changes_nothing(survey, points, tmp_path, monkeypatch):
-    """Whatever step the checkpoint was written at: the same field as in one go."""
+def test_an_interruption_changes_nothing(survey, points, one_thread, tmp_path):
+    """Whatever step the checkpoint was written at: the same field as in one go, but for rounding (75 dB; without moments 44 dB)."""
     options = (*OPTIONS, "--max-num-iterations", "120")
     train_interrupted(survey, points, tmp_path / "twice", options, checkpoint_seconds=0.2)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     train_field(survey, points, range(len(survey)), tmp_path / "once", options=options)
-    assert (tmp_path / "once" / "weights.safetensors").read_bytes() == (tmp_path / "twice" / "weights.safetensors").read_bytes()
+    once, twice = (load_field(tmp_path / name).render(CAMERA, pose_at(0.3)).image.astype(float) for name in ("once", "twice"))
+    assert np.mean((once - twice) ** 2) < 255**2 * 1e-6  # 60 dB
 
 
 def test_not_covered_where_the_survey_saw_nothing(trained):
