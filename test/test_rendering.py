@@ -114,6 +114,7 @@ def train_interrupted(survey, points, out, options, checkpoint_seconds):
 
 @pytest.fixture(scope="module")
 def trained(survey, points, one_thread, tmp_path_factory):
+    """A field whose training was interrupted at 60 % and went on from its checkpoint."""
     out = tmp_path_factory.mktemp("radiance")
     return out, *train_interrupted(survey, points, out, OPTIONS, checkpoint_seconds=1.0)
 

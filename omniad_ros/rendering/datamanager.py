@@ -28,7 +28,8 @@ class GridFieldDataManagerConfig(VanillaDataManagerConfig):
     """Share of the rays that go through triangulated points."""
     growing_steps: int = 1500
     """The number of rays grows from an eighth over so many steps: the first, coarse grids have few voxels and no empty space."""
-    seed: int = 0
+    seed: int | None = None
+    """Of the rays; None: nerfstudio's --machine.seed in a build, 0 in ns-train."""
 
 
 class GridFieldDataManager(VanillaDataManager):
@@ -38,7 +39,7 @@ class GridFieldDataManager(VanillaDataManager):
 
     def create_train_dataset(self):
         dataset = super().create_train_dataset()
-        self.random = np.random.default_rng(self.config.seed)
+        self.random = np.random.default_rng(self.config.seed or 0)
         self.views = view_cameras(dataset.cameras)
         outputs = self.train_dataparser_outputs
         self.points = _observations(Path(self.config.dataparser.data), outputs.image_filenames, self.views)
@@ -70,7 +71,7 @@ class GridFieldDataManager(VanillaDataManager):
 
     def next_train(self, step: int):
         self.train_count += 1
-        self.random = np.random.default_rng((self.config.seed, step))  # the same rays after an interruption
+        self.random = np.random.default_rng((self.config.seed or 0, step))  # the same rays after an interruption
         rays = int(self.config.train_num_rays_per_batch * 2 ** (3 * min(0.0, step / self.config.growing_steps - 1)))
         pointed = int(rays * self.config.point_rays) if len(self.points["pixel"]) else 0
         flat = self.random.integers(0, self.starts[-1], rays - pointed)

@@ -53,7 +53,8 @@ def _train_grid_field(method, options, data, out, camera, poses, progress) -> di
         config = method_config(method, options)
         steps = config.max_num_iterations
         config.pipeline.model.steps, config.pipeline.datamanager.growing_steps = steps, max(1, steps // 2)
-        config.pipeline.datamanager.seed = config.machine.seed
+        if config.pipeline.datamanager.seed is None:
+            config.pipeline.datamanager.seed = config.machine.seed
         for group in config.optimizers.values():
             group["scheduler"].max_steps = steps
         parser = config.pipeline.datamanager.dataparser
