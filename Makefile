@@ -14,7 +14,7 @@ demo: venv system
 	$(BIN)/omniad demo $(ARGS)
 
 # The simulator's tests have a process of their own: its OpenGL's LLVM and numba's cannot share one (see omniad_ros/sim).
-test: venv system
+test: lint system
 	$(BIN)/python -m pytest --ignore=test/test_sim.py $(ARGS)
 	$(BIN)/python -m pytest test/test_sim.py
 

@@ -26,15 +26,17 @@ setup(
         (f"share/{NAME}/launch", glob("launch/*.launch.py")),
         (f"share/{NAME}/config", glob("config/*")),
     ],
-    extras_require={"viewer": ["rerun-sdk>=0.23", "pyarrow<22"]},  # newer pyarrow needs numpy 2, which ROS's messages do not bear
+    extras_require={
+        "viewer": ["rerun-sdk>=0.23", "pyarrow<22"]
+    },  # newer pyarrow needs numpy 2, which ROS's messages do not bear
     zip_safe=False,
     entry_points={
         "console_scripts": [
             "omniad = omniad_ros.cli:main",
-            "inspector = omniad_ros.nodes.start:inspector",
-            "nerf_renderer = omniad_ros.nodes.start:nerf_renderer",
-            "sim_robot = omniad_ros.nodes.start:sim_robot",
+            "inspector = omniad_ros.ros.start:inspector",
+            "nerf_renderer = omniad_ros.ros.start:nerf_renderer",
+            "sim_robot = omniad_ros.ros.start:sim_robot",
         ],
-        "nerfstudio.method_configs": ["grid-field = omniad_ros.rendering.method:grid_field"],
+        "nerfstudio.method_configs": ["grid-field = omniad_ros.reference.method:grid_field"],
     },
 )

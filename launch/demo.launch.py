@@ -9,7 +9,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
-from omniad_ros.nodes.processes import program
+from omniad_ros.ros.processes import program
 
 NAMESPACE = "/omniad"
 LAUNCH = Path(__file__).resolve().parent
@@ -24,7 +24,7 @@ ARGUMENTS = {
 
 
 def start(context) -> list:
-    from omniad_ros.nodes.sim_robot import camera_parameters
+    from omniad_ros.ros.sim_robot import camera_parameters
 
     given = {name: context.launch_configurations[name] for name in ARGUMENTS}
     with tempfile.NamedTemporaryFile("w", prefix="omniad_demo_", suffix=".yaml", delete=False) as file:

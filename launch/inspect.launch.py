@@ -7,7 +7,7 @@ from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
-from omniad_ros.nodes.processes import program
+from omniad_ros.ros.processes import program
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 NAMESPACE = "/omniad"

@@ -14,8 +14,8 @@ import warnings
 from pathlib import Path
 
 from omniad_ros import __version__
-from omniad_ros.feedback import OmniadError
-from omniad_ros.terminal import ProgressBar, show_notes
+from omniad_ros.commands.terminal import ProgressBar, show_notes
+from omniad_ros.core.feedback import OmniadError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         where = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        sentence = "no space left on the disk; free some and run the same command again" if full else f"{where}{error.strerror or error}"
+        sentence = (
+            "no space left on the disk; free some and run the same command again"
+            if full
+            else f"{where}{error.strerror or error}"
+        )
         print(f"omniad: {sentence}", file=sys.stderr)
         return 1
     except Exception as error:  # the last line of defence: users get a sentence, developers --debug
@@ -138,15 +142,21 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, metavar="DIR", help="where metrics.json and the pictures go"
     )
     evaluate.add_argument(
-        "--adapt", action="store_true", help="adapt a copy of the detector to where the test images were taken first (QANV)"
+        "--adapt",
+        action="store_true",
+        help="adapt a copy of the detector to where the test images were taken first (QANV)",
     )
     evaluate.add_argument(
-        "--ablation", action="store_true", help="also measure what each part of the method adds; trains five students, half an hour"
+        "--ablation",
+        action="store_true",
+        help="also measure what each part of the method adds; trains five students, half an hour",
     )
     _build_arguments(evaluate)
 
     adapt = command(
-        "adapt", run_adapt, "adapt a site's detector to where the images to be inspected were taken (not to what they show)"
+        "adapt",
+        run_adapt,
+        "adapt a site's detector to where the images to be inspected were taken (not to what they show)",
     )
     adapt.add_argument("site", type=Path, metavar="SITE")
     adapt.add_argument("images", type=Path, metavar="IMAGES", help="image folder, transforms.json, video or rosbag2")
@@ -202,17 +212,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def _bag_arguments(parser: argparse.ArgumentParser) -> None:
     for name, what in (("image", "images"), ("camera-info", "calibration"), ("odom", "odometry")):
-        parser.add_argument(f"--{name}", metavar="TOPIC", help=f"a bag's topic of the {what}; found by its type if not given")
+        parser.add_argument(
+            f"--{name}", metavar="TOPIC", help=f"a bag's topic of the {what}; found by its type if not given"
+        )
     parser.add_argument(
-        "--camera-xyz", nargs=3, type=float, metavar=("X", "Y", "Z"), help="place of the camera on the robot in metres, instead of what /tf_static says"
+        "--camera-xyz",
+        nargs=3,
+        type=float,
+        metavar=("X", "Y", "Z"),
+        help="place of the camera on the robot in metres, instead of what /tf_static says",
     )
     parser.add_argument(
-        "--camera-rpy", nargs=3, type=float, metavar=("R", "P", "Y"), help="roll, pitch and yaw of its body (x forward, z up) in radians"
+        "--camera-rpy",
+        nargs=3,
+        type=float,
+        metavar=("R", "P", "Y"),
+        help="roll, pitch and yaw of its body (x forward, z up) in radians",
     )
 
 
 def _bag_options(options: argparse.Namespace):
-    from omniad_ros.survey.bag import BagOptions, mounted
+    from omniad_ros.recordings.bag import BagOptions, mounted
 
     xyz, rpy = options.camera_xyz, options.camera_rpy
     mount = mounted(xyz or (0, 0, 0), rpy or (0, 0, 0)) if xyz or rpy else None
@@ -262,19 +282,29 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
         help="backbone of the detector's teacher: resnext50_32x4d, wide_resnet50_2, resnet34, resnet18, dinov2_vits14 or dinov2_vitb14 (by timm), or compact, the bundled one "
         "(default: ImageNet weights where torch's cache has them, else compact)",
     )
-    parser.add_argument("--teacher-weights", type=Path, metavar="FILE", help="the teacher's weights (torchvision's .pth, or safetensors)")
     parser.add_argument(
-        "--plain", action="store_true", help="reverse distillation as published: no attention, novel views or reference comparison"
+        "--teacher-weights",
+        type=Path,
+        metavar="FILE",
+        help="the teacher's weights (torchvision's .pth, or safetensors)",
     )
     parser.add_argument(
-        "--longest-side", type=_at_least(64), default=320, help="pixels at which field and detector are trained (%(default)s)"
+        "--plain",
+        action="store_true",
+        help="reverse distillation as published: no attention, novel views or reference comparison",
+    )
+    parser.add_argument(
+        "--longest-side",
+        type=_at_least(64),
+        default=320,
+        help="pixels at which field and detector are trained (%(default)s)",
     )
     parser.add_argument("--seed", type=_at_least(0), default=0, help="of everything random (%(default)s)")
 
 
 def _build_options(options: argparse.Namespace):
-    from omniad_ros.building import BuildOptions
-    from omniad_ros.rendering import default_method
+    from omniad_ros.building.build import BuildOptions
+    from omniad_ros.reference import default_method
 
     run, weights = options.nerfstudio_run, options.teacher_weights
     detector = {"attention": False, "use_novel": False, "comparison": False} if options.plain else {}
@@ -307,7 +337,7 @@ def _known_distance(options: argparse.Namespace) -> tuple | None:
 
 
 def run_demo(options: argparse.Namespace) -> None:
-    from omniad_ros.demo import run_demo
+    from omniad_ros.commands.demo import run_demo
 
     with ProgressBar() as progress:
         table = run_demo(options.out, options.seed, progress)
@@ -316,9 +346,9 @@ def run_demo(options: argparse.Namespace) -> None:
 
 
 def run_survey(options: argparse.Namespace) -> None:
-    from omniad_ros.feedback import part
-    from omniad_ros.survey import export_survey, read_survey
-    from omniad_ros.survey.bag import is_bag, read_bag
+    from omniad_ros.core.feedback import part
+    from omniad_ros.recordings import export_survey, read_survey
+    from omniad_ros.recordings.bag import is_bag, read_bag
 
     with ProgressBar() as progress:
         reading = part(progress, 0.0, 0.7)
@@ -331,7 +361,7 @@ def run_survey(options: argparse.Namespace) -> None:
 
 
 def run_build(options: argparse.Namespace) -> None:
-    from omniad_ros.building import build_site
+    from omniad_ros.building.build import build_site
 
     with ProgressBar() as progress:
         build_site(options.survey, options.out, _build_options(options), progress)
@@ -343,7 +373,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from omniad_ros.evaluation.evaluate import EvaluationOptions
 
     if options.site and options.field_options:
-        raise OmniadError(f"nothing is built where --site is given, so {options.field_options[0]} has no meaning; leave it out")
+        raise OmniadError(
+            f"nothing is built where --site is given, so {options.field_options[0]} has no meaning; leave it out"
+        )
     chosen = EvaluationOptions(options.adapt, options.ablation)
     with ProgressBar() as progress:
         table = evaluate_datasets(options.dataset, options.site, options.out, _build_options(options), progress, chosen)
@@ -352,8 +384,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def run_adapt(options: argparse.Namespace) -> None:
-    from omniad_ros.adapting import adapt
-    from omniad_ros.report.offline import InspectOptions
+    from omniad_ros.building.adapt import adapt
+    from omniad_ros.commands.inspect import InspectOptions
 
     with ProgressBar() as progress:
         count = adapt(options.site, options.images, InspectOptions(bag=_bag_options(options)), progress)
@@ -361,7 +393,7 @@ def run_adapt(options: argparse.Namespace) -> None:
 
 
 def run_inspect(options: argparse.Namespace) -> None:
-    from omniad_ros.report.offline import InspectOptions, inspect_images
+    from omniad_ros.commands.inspect import InspectOptions, inspect_images
 
     with ProgressBar() as progress:
         chosen = InspectOptions(independent=options.independent, bag=_bag_options(options))
@@ -370,7 +402,7 @@ def run_inspect(options: argparse.Namespace) -> None:
 
 
 def run_run(options: argparse.Namespace) -> None:
-    from omniad_ros.nodes.processes import run_site
+    from omniad_ros.ros.processes import run_site
 
     run_site(
         options.site,
@@ -385,14 +417,14 @@ def run_run(options: argparse.Namespace) -> None:
 
 
 def run_bench(options: argparse.Namespace) -> None:
+    from omniad_ros.core.files import write_json
     from omniad_ros.evaluation.bench import BenchOptions, bench, format_bench
-    from omniad_ros.site import write_json
 
     if options.json and not options.json.absolute().parent.is_dir():
         raise OmniadError(f"the folder of {options.json} does not exist")
     with ProgressBar() as progress:
         if options.node:
-            from omniad_ros.nodes.bench import NodeBenchOptions, bench_nodes, format_node_bench
+            from omniad_ros.ros.bench import NodeBenchOptions, bench_nodes, format_node_bench
 
             result = bench_nodes(options.site, NodeBenchOptions(frames=options.frames), progress)
         else:
@@ -404,7 +436,7 @@ def run_bench(options: argparse.Namespace) -> None:
 
 
 def run_doctor(options: argparse.Namespace) -> None:
-    from omniad_ros.doctor import examine, format_findings
+    from omniad_ros.commands.doctor import examine, format_findings
 
     print(format_findings(examine()))
 

@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
-import hashlib
-import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Camera, Pose
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.files import check_empty, disk_errors, read_json, sha256, write_json
+from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.core.images import read_image
 
 FORMAT = "omniad-site"
 VERSION = 1
@@ -76,58 +73,6 @@ class SparsePoints:
     pixel: np.ndarray
 
 
-def read_image(path: Path) -> np.ndarray:
-    """uint8 RGB (H, W, 3). Raises OmniadError where the file is no readable image."""
-    import cv2
-
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise OmniadError(f"{path} is missing or is not an image that can be read")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write a uint8 RGB or grey image; the suffix decides the format. Raises OSError where it cannot be written."""
-    import cv2
-
-    data = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    ok, encoded = cv2.imencode(path.suffix, data, [cv2.IMWRITE_JPEG_QUALITY, 95])
-    if not ok:
-        raise ValueError(f"cannot encode an image of shape {image.shape} as {path.suffix}")
-    path.write_bytes(encoded.tobytes())
-
-
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write beside, then rename: the file is either the old one or the whole new one."""
-    data = data.encode() if isinstance(data, str) else data
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        raise
-
-
-def write_json(path: Path, data) -> None:
-    write_atomically(path, json.dumps(data, indent=1) + "\n")
-
-
-def read_json(path: Path):
-    """Parsed JSON. Raises OmniadError where the file is missing or is not JSON."""
-    try:
-        return json.loads(path.read_text("utf-8-sig"))  # other tools may begin with a byte order mark
-    except FileNotFoundError:
-        raise OmniadError(f"{path} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise OmniadError(f"{path} cannot be read as JSON: {error}") from None
-
-
 def write_transforms(path: Path, images: PosedImages, extra: dict | None = None) -> None:
     """Write poses in nerfstudio's transforms.json format, with image paths relative to it."""
     camera = images.camera
@@ -149,51 +94,6 @@ def _read_own_transforms(path: Path) -> PosedImages:
     camera = Camera(data["w"], data["h"], data["fl_x"], data["fl_y"], data["cx"], data["cy"])
     poses = tuple(Pose.from_opengl(f["transform_matrix"]) if "transform_matrix" in f else None for f in data["frames"])
     return PosedImages(camera, path.parent, tuple(f["file_path"] for f in data["frames"]), poses)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_blocks(file)
-        )
-
-
-def _sha256_blocks(file) -> str:  # Python 3.10 has no file_digest
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def check_empty(folder: Path) -> None:
-    """Raise OmniadError where an output folder holds something, or cannot be one."""
-    try:
-        if folder.is_dir() and any(folder.iterdir()):
-            raise OmniadError(f"{folder} is not empty; choose an empty output folder")
-        place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    except OSError as error:
-        raise OmniadError(f"{folder} cannot be used: {error.strerror}") from error
-    if not place.is_dir():
-        raise OmniadError(f"{place} is a file; choose a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise OmniadError(f"{place} cannot be written to; choose another folder")
-
-
-@contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other processes from working on the same folder. Raises OmniadError where one does."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise OmniadError(f"another process is working on {folder}; wait until it is done, or choose another folder") from None
-    except OSError:
-        pass  # a network disk that knows no locks
-    try:
-        yield
-    finally:
-        os.close(handle)
 
 
 class Site:
@@ -220,7 +120,7 @@ class Site:
         check_empty(path)
         site = cls(path, {"format": FORMAT, "version": VERSION, "source": source,
                           "frames": {"map": MAP_FRAME, "camera": "optical"}, "camera": None, "stages": {}, "files": {}})  # fmt: skip
-        with _disk_errors(path):
+        with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             write_json(path / "site.json", site.manifest)
         return site
@@ -289,13 +189,17 @@ class Site:
         """
         info = {} if info is None else info
         work, final = self.path / f".{name}", self.path / name
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             work.mkdir(exist_ok=True)
             yield work
             for leftover in list(work.glob(".*")):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             files = {k: v for k, v in self.manifest["files"].items() if not k.startswith(f"{name}/")}
-            files |= {f"{name}/{file.relative_to(work).as_posix()}": sha256(file) for file in sorted(work.rglob("*")) if file.is_file()}
+            files |= {
+                f"{name}/{file.relative_to(work).as_posix()}": sha256(file)
+                for file in sorted(work.rglob("*"))
+                if file.is_file()
+            }
             manifest = {**self.manifest, "files": files, "stages": {**self.manifest["stages"], name: info}}
             if name == "survey":
                 manifest["camera"] = _read_own_transforms(work / "transforms.json").camera.to_dict()
@@ -337,17 +241,3 @@ class Site:
         from safetensors.numpy import load_file
 
         return SparsePoints(**load_file(self.path / "map" / "points.safetensors"))
-
-
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OmniadError(
-                f"no space left on the disk of {path}; free some and run the same command again"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise OmniadError(f"cannot write to {path}: {error.strerror}") from error
-        raise

@@ -13,8 +13,8 @@ os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory) -> Path:
     """A table-top dataset in the MAD layout: 36 survey views of 160x120, and two test views of each kind."""
-    from omniad_ros.sim import apart
-    from omniad_ros.sim.tabletop import TabletopOptions
+    from omniad_ros.lab import apart
+    from omniad_ros.lab.tabletop import TabletopOptions
 
     options = TabletopOptions(width=160, height=120, views=36, per_kind=2)
     return apart("tabletop", "write_tabletop", tmp_path_factory.mktemp("tiny") / "dataset", 7, options)
@@ -23,7 +23,7 @@ def tiny_dataset(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_options():
     """Options of a build that is real in every stage, and short."""
-    from omniad_ros.building import BuildOptions
+    from omniad_ros.building.build import BuildOptions
 
     return BuildOptions(
         field_options=("--max-num-iterations", "200"),
@@ -36,7 +36,7 @@ def tiny_options():
 @pytest.fixture(scope="session")
 def tiny_site(tiny_dataset, tiny_options, tmp_path_factory) -> Path:
     """The finished site of `tiny_dataset`. Copy it before changing it."""
-    from omniad_ros.building import build_site
+    from omniad_ros.building.build import build_site
 
     out = tmp_path_factory.mktemp("site") / "site"
     build_site(tiny_dataset, out, tiny_options)

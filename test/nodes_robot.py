@@ -16,10 +16,10 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 
-from omniad_ros.geometry import Pose
-from omniad_ros.nodes import messages
-from omniad_ros.nodes.managed import LATCHED, OUTPUT, STREAM
-from omniad_ros.nodes.participant import Participant
+from omniad_ros.core.geometry import Pose
+from omniad_ros.ros import messages
+from omniad_ros.ros.managed import LATCHED, OUTPUT, STREAM
+from omniad_ros.ros.participant import Participant
 
 PATIENCE = 180.0
 """Seconds for anything to happen: torch's import alone takes seconds, on a busy machine a minute."""

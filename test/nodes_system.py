@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from nodes_robot import PATIENCE, Robot
 
-from omniad_ros.geometry import Pose
-from omniad_ros.nodes import processes
+from omniad_ros.core.geometry import Pose
+from omniad_ros.ros import processes
 from omniad_ros.site import Site
 
 TIMEOUT = 15.0

@@ -98,7 +98,14 @@ def test_a_build_that_cannot_be_gets_one_sentence_and_changes_nothing(tiny_datas
 
 
 @pytest.mark.parametrize(
-    "options", [["build"], ["build", "S", "--out", "O", "--seed", "-1"], ["bench", "S", "--frames", "none"], ["tidy"], ["doctor", "now"]]
+    "options",
+    [
+        ["build"],
+        ["build", "S", "--out", "O", "--seed", "-1"],
+        ["bench", "S", "--frames", "none"],
+        ["tidy"],
+        ["doctor", "now"],
+    ],
 )
 def test_wrong_options_get_one_sentence(capsys, options):
     from omniad_ros import cli
@@ -137,7 +144,8 @@ def test_a_folder_that_is_not_empty_stays_as_it_is(tiny_dataset, tmp_path):
 
 
 def test_no_space_is_said_before_anything_is_written(tiny_dataset, tmp_path, monkeypatch, capsys):
-    from omniad_ros import building, cli
+    from omniad_ros import cli
+    from omniad_ros.building import build as building
 
     monkeypatch.setattr(building, "SPACE_EXTRA", 1e18)
     assert cli.main(["build", str(tiny_dataset), "--out", str(tmp_path / "site")]) == 1

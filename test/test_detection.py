@@ -10,15 +10,15 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.detection import Detector, DetectorOptions, View, adapt_detector, find_regions, train_detector
 from omniad_ros.detection.anomalies import nuisances, plant, rendered
 from omniad_ros.detection.detector import grown
 from omniad_ros.detection.student import ReverseDistillation, choose_backbone, load_teacher
-from omniad_ros.detection.survey_views import SurveyViews
-from omniad_ros.detection.train_comparison import collage
 from omniad_ros.evaluation.ablation import ROWS, AblationData, ablation, format_ablation
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Camera, Pose
+from omniad_ros.lab.train_comparison import collage
+from omniad_ros.reference.photographs import SurveyViews
 
 OPTIONS = DetectorOptions(backbone="compact", distillation_steps=12, comparison_steps=6, longest_side=160)
 CAMERA, POSE = Camera.from_fov(160, 128, 1.0), Pose.look_at((0, -2, 1), (0, 0, 0))
@@ -105,7 +105,9 @@ def test_a_region_has_its_place_in_the_map(trained):
 def test_a_site_carries_the_teacher_that_was_given_by_hand(trained, tmp_path):
     weights = tmp_path / "resnet18.pth"
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), weights)
-    options = replace(OPTIONS, backbone="resnet18", teacher_weights=str(weights), distillation_steps=1, comparison=False)
+    options = replace(
+        OPTIONS, backbone="resnet18", teacher_weights=str(weights), distillation_steps=1, comparison=False
+    )
     train_detector(trained[1] * 2, trained[1], [], tmp_path / "site", options)
     view, given = trained[1][0], Detector.load(tmp_path / "site")
     weights.unlink()
@@ -162,7 +164,9 @@ def test_references_are_redrawn_from_the_surveys_photographs():
     wall = collage(rng)  # a picture on the plane z = 2 m, photographed from places beside each other
 
     def photograph(x):
-        return uint8(cv2.warpAffine(wall, np.float32([[1, 0, -20 - 70 * x], [0, 1, -20]]), (160, 128), flags=cv2.INTER_LINEAR))
+        return uint8(
+            cv2.warpAffine(wall, np.float32([[1, 0, -20 - 70 * x], [0, 1, -20]]), (160, 128), flags=cv2.INTER_LINEAR)
+        )
 
     camera = Camera(160, 128, 140.0, 140.0, 80.0, 64.0)
     poses = [Pose(np.eye(3), np.array([x, 0.0, 0.0])) for x in (-0.4, -0.2, 0.0, 0.2, 0.4)]
@@ -181,7 +185,9 @@ def test_references_are_redrawn_from_the_surveys_photographs():
     assert inside[64:, 64:].mean() > 0.9
     # the photographs know what lies behind the floater, and where the field knows nothing
     wrong[60:80, 60:80] = np.nan
-    np.testing.assert_allclose(views.without(poses[2]).recall(field, wrong, camera, poses[2]).depth[:, 30:130], 2.0, atol=0.01)
+    np.testing.assert_allclose(
+        views.without(poses[2]).recall(field, wrong, camera, poses[2]).depth[:, 30:130], 2.0, atol=0.01
+    )
     assert inside[:36, 16:36].mean() > 0.9 and (mended[:36, 16:36] == 2.0).all()
     # where they saw nothing either, the field is all there is
     blind = views.depths.copy()
@@ -207,7 +213,9 @@ def test_networks_stay_on_their_device_until_the_result_is_read(trained, monkeyp
         lambda: training.train_student(networks.teacher, [view.image] * 4, OPTIONS, lambda f, m: None, student),
         lambda: comparison.fit(comparison.load_bundled(), pairs, 2, 1e-4, batch=2),
     ):
-        with pytest.raises((RuntimeError, NotImplementedError), match=r"copy out of meta|item\(\) cannot be called on meta"):
+        with pytest.raises(
+            (RuntimeError, NotImplementedError), match=r"copy out of meta|item\(\) cannot be called on meta"
+        ):
             work()
 
 

@@ -9,6 +9,10 @@ from scipy import ndimage
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
 from omniad_ros import evaluation
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.files import write_json
+from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.core.images import read_image, write_image
 from omniad_ros.evaluation import (
     Alignment,
     PatrolTruth,
@@ -25,11 +29,9 @@ from omniad_ros.evaluation import (
     score_patrol,
 )
 from omniad_ros.evaluation.layouts import read_mask
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Camera, Pose
 from omniad_ros.mapping import Localization
-from omniad_ros.rendering import Rendering
-from omniad_ros.site import PosedImages, Site, read_image, write_image, write_json, write_transforms
+from omniad_ros.reference import Rendering
+from omniad_ros.site import PosedImages, Site, write_transforms
 
 
 def frames(seed, count=5, shape=(40, 60)):
@@ -67,7 +69,9 @@ def test_pixel_metrics_agree_with_brute_force(seed):
     scores, truth = np.concatenate([h.ravel() for h, _ in pairs]), np.concatenate([m.ravel() for _, m in pairs])
     precision, recall, _ = precision_recall_curve(truth, scores)
     assert result["auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
-    assert result["max_f1"] == pytest.approx((2 * precision * recall / np.maximum(precision + recall, 1e-9)).max(), abs=1e-3)
+    assert result["max_f1"] == pytest.approx(
+        (2 * precision * recall / np.maximum(precision + recall, 1e-9)).max(), abs=1e-3
+    )
     assert result["aupro"] == pytest.approx(brute_aupro(pairs), abs=5e-3)
     said = scores >= 0.2
     assert result["precision"] == pytest.approx(truth[said].mean())
@@ -159,7 +163,9 @@ class StandIn:
         heatmap = np.zeros(image.shape[:2], np.float32) if lost else (image.max(-1) > 150) * 0.9 + 0.05
         rendering = None if lost else Rendering(np.full((24, 32, 3), 50, np.uint8), depth)
         ms = {"localize": 10.0, "render": 20.0, "detect": 5.0, "total": 35.0}
-        return Inspected(pose, Localization(pose, None, 0, "lost" if lost else "tracked"), rendering, np.float32(heatmap), ms)
+        return Inspected(
+            pose, Localization(pose, None, 0, "lost" if lost else "tracked"), rendering, np.float32(heatmap), ms
+        )
 
 
 @dataclass
@@ -173,7 +179,7 @@ class Inspected:
 
 @pytest.mark.parametrize("shift", [0.0, 3.0])
 def test_evaluate_writes_metrics_and_a_contact_sheet(tmp_path, monkeypatch, shift):
-    monkeypatch.setattr("omniad_ros.inspection.Inspector", StandIn)
+    monkeypatch.setattr("omniad_ros.patrol.pipeline.Inspector", StandIn)
     root = make_dataset(tmp_path / "data")
     make_site(tmp_path / "site", root, shift)
     metrics = evaluate_dataset(root, tmp_path / "site", tmp_path / "out")
@@ -193,10 +199,10 @@ def test_evaluate_writes_metrics_and_a_contact_sheet(tmp_path, monkeypatch, shif
 
 
 def test_several_datasets_make_one_table(tmp_path, monkeypatch):
-    monkeypatch.setattr("omniad_ros.inspection.Inspector", StandIn)
+    monkeypatch.setattr("omniad_ros.patrol.pipeline.Inspector", StandIn)
     for name in ("01Gorilla", "02Unicorn"):
         make_dataset(tmp_path / "MAD-Sim" / name)
-    monkeypatch.setattr("omniad_ros.building.build_site", lambda survey, out, *_: make_site(out, survey))
+    monkeypatch.setattr("omniad_ros.building.build.build_site", lambda survey, out, *_: make_site(out, survey))
     table = evaluate_datasets([tmp_path / "MAD-Sim"], None, tmp_path / "out")
     assert "01Gorilla" in table and "mean" in table
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
@@ -208,7 +214,9 @@ def test_layouts(tmp_path):
     assert mad.layout == "MAD" and len(mad.frames) == 4
     assert all(f.pose is not None and (f.mask is None) == f.normal for f in mad.frames)
     mvtec = read_dataset(make_dataset(tmp_path / "bottle", ("good", "broken"), poses=False, transforms=False))
-    assert mvtec.layout == "MVTec" and mvtec.frames[0].pose is None and sum(f.mask is not None for f in mvtec.frames) == 2
+    assert (
+        mvtec.layout == "MVTec" and mvtec.frames[0].pose is None and sum(f.mask is not None for f in mvtec.frames) == 2
+    )
     with pytest.raises(OmniadError, match="looked for test/<kind>"):
         read_dataset(tmp_path)
     with pytest.raises(OmniadError, match="looked for train/good"):
@@ -240,7 +248,13 @@ def test_masks_in_the_forms_that_people_draw(tmp_path):
     soft[9, 10:30] = 60  # an edge that was smoothed
     numbered = truth.copy()
     numbered[10:20, 20:30] = 7
-    pictures = [truth, soft, numbered, np.repeat(truth[..., None] * 255, 3, 2), np.kron(truth, np.ones((2, 2), np.uint8)) * 255]
+    pictures = [
+        truth,
+        soft,
+        numbered,
+        np.repeat(truth[..., None] * 255, 3, 2),
+        np.kron(truth, np.ones((2, 2), np.uint8)) * 255,
+    ]
     for index, picture in enumerate(pictures):
         write_image(tmp_path / f"{index}.png", picture)
         assert np.array_equal(read_mask(tmp_path / f"{index}.png", 64, 48), truth > 0), index
@@ -261,7 +275,7 @@ def test_a_nerfstudio_set_without_tests_holds_out_normal_frames(tmp_path):
     write_transforms(root / "transforms.json", PosedImages(CAMERA, root, names, tuple(POSES)))
     dataset = read_dataset(root)
     assert [f.image.name for f in dataset.frames] == ["4.png"] and dataset.frames[0].normal
-    from omniad_ros.survey import read_survey
+    from omniad_ros.recordings import read_survey
 
     survey = read_survey(dataset.survey_without_tests(tmp_path / "out"))
     assert len(survey) == 11 and "4.png" not in survey.names
@@ -301,7 +315,9 @@ class Found:
 def test_a_patrol_is_scored_in_the_simulators_world(tmp_path):
     site = make_site(tmp_path / "site", tmp_path, shift=1.0)
     turn = Pose(np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), np.array([5.0, 0, 0]))  # world_from_(map - 1)
-    true = PosedImages(CAMERA, tmp_path, tuple(f"images/{i:03d}.png" for i in range(8)), tuple(turn @ p for p in POSES[:8]))
+    true = PosedImages(
+        CAMERA, tmp_path, tuple(f"images/{i:03d}.png" for i in range(8)), tuple(turn @ p for p in POSES[:8])
+    )
     write_transforms(tmp_path / "true_poses.json", true)
     alignment = align_truth(tmp_path / "true_poses.json", site)
     assert alignment.error < 1e-6
@@ -325,7 +341,9 @@ def test_a_patrol_is_scored_in_the_simulators_world(tmp_path):
     truth = {float(i): TrueFrame(turn @ POSES[i], mask) for i in range(4)}
     ms = {"localize": 100.0, "total": 400.0}
     marked = (mask[::2, ::2] > 0) * 0.9
-    records = [RecordedFrame(float(i), alignment.pose(turn @ POSES[i]), marked, marked * (i != 1), "ok", ms) for i in range(3)]
+    records = [
+        RecordedFrame(float(i), alignment.pose(turn @ POSES[i]), marked, marked * (i != 1), "ok", ms) for i in range(3)
+    ]
     records.append(RecordedFrame(3.0, None, None, None, "lost", ms))
     score = score_patrol(records, tracks, PatrolTruth(alignment, truth, anomalies), 0.5)
     assert (score["planted"], score["found"], score["false_tracks"]) == (3, 2, 1)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from test_tracking import CAMERA, patrol
 
-from omniad_ros.evidence import EvidenceVolume
-from omniad_ros.geometry import Pose
+from omniad_ros.core.geometry import Pose
+from omniad_ros.patrol.evidence import EvidenceVolume
 
 THRESHOLD = 0.5
 PLACE, RADIUS = np.array([1.3, 0.4, 0.2]), 0.15

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from omniad_ros.geometry import Camera, Pose, Rectifier, similarity
+from omniad_ros.core.geometry import Camera, Pose, Rectifier, similarity
 
 
 def random_pose(seed: int) -> Pose:

@@ -49,8 +49,8 @@ def test_rviz_shows_topics_that_the_nodes_publish_with_their_types_and_qos(displ
 
 def test_the_parameter_file_holds_each_parameter_with_its_default():
     pytest.importorskip("rclpy")
-    from omniad_ros.nodes.inspector_parameters import InspectorParameters
-    from omniad_ros.nodes.nerf_renderer import RendererParameters
+    from omniad_ros.ros.inspector_parameters import InspectorParameters
+    from omniad_ros.ros.nerf_renderer import RendererParameters
 
     text = (ROOT / "config" / "inspect.yaml").read_text()
     given = yaml.safe_load(text)
@@ -71,9 +71,9 @@ def test_the_parameter_file_holds_each_parameter_with_its_default():
 
 def test_the_robots_camera_is_told_to_the_inspector_as_it_sits():
     pytest.importorskip("rclpy")
-    from omniad_ros.nodes import messages
-    from omniad_ros.nodes.sim_robot import camera_parameters
-    from omniad_ros.sim.robot import RobotOptions, Simulation
+    from omniad_ros.lab.robot import RobotOptions, Simulation
+    from omniad_ros.ros import messages
+    from omniad_ros.ros.sim_robot import camera_parameters
 
     told = camera_parameters()
     seated = Simulation.base_from_camera.fget(type("", (), {"options": RobotOptions()}))
@@ -99,7 +99,7 @@ def test_launch_files_start_the_nodes_with_what_was_asked(name, tiny_site, monke
     from launch.launch_description_sources import PythonLaunchDescriptionSource
 
     from launch import LaunchService
-    from omniad_ros.nodes.processes import private_environment
+    from omniad_ros.ros.processes import private_environment
 
     for key, value in private_environment().items():
         monkeypatch.setenv(key, value)

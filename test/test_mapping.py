@@ -11,12 +11,13 @@ import pytest
 from safetensors.numpy import load_file
 from scipy.spatial.transform import Rotation
 
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Pose, similarity
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.geometry import Pose, similarity
+from omniad_ros.core.images import read_image, write_image
 from omniad_ros.mapping import KnownDistance, Localizer, MapOptions, build_map, named_source
 from omniad_ros.mapping.alignment import align_poses
-from omniad_ros.site import PosedImages, SparsePoints, _read_own_transforms, read_image, write_image
-from omniad_ros.survey import read_survey, write_survey
+from omniad_ros.recordings import read_survey, write_survey
+from omniad_ros.site import PosedImages, SparsePoints, _read_own_transforms
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,13 @@ def displaced(pose: Pose, random, metres: float, degrees: float) -> Pose:
 
 def test_files(survey, map_dir):
     """What is on disk is what DESIGN.md and hloc say, consistent in itself, and nothing else."""
-    assert {p.name for p in map_dir.iterdir()} == {"sfm", "features.h5", "global-features.h5", "transforms.json", "points.safetensors"}
+    assert {p.name for p in map_dir.iterdir()} == {
+        "sfm",
+        "features.h5",
+        "global-features.h5",
+        "transforms.json",
+        "points.safetensors",
+    }
     mapped, points = _read_own_transforms(map_dir / "transforms.json"), Localizer.load(map_dir).points
     assert isinstance(points, SparsePoints) and (mapped.image(3) == survey.image(3)).all()
     for pose, prior in zip(mapped.poses, survey.poses):
@@ -102,7 +109,9 @@ def test_lost_rather_than_wrong(survey, map_dir, test_views):
 
     localizer, camera = Localizer.load(map_dir), survey.camera
     for name in ("coffee", "astronaut", "chelsea", "rocket"):
-        other = (255 * transform.resize(getattr(data, name)(), (camera.height, camera.width), anti_aliasing=True)).astype(np.uint8)
+        other = (
+            255 * transform.resize(getattr(data, name)(), (camera.height, camera.width), anti_aliasing=True)
+        ).astype(np.uint8)
         for prior in (None, test_views[0][1]):
             found = localizer.localize(other, camera, prior)
             assert found.verdict == "lost" and found.pose is None and found.covariance is None
@@ -117,13 +126,18 @@ def test_odometry_that_drifts(survey, tmp_path):
     """Structure from motion takes over from poses that do not fit; scale and gravity come from them all the same."""
     random, poses = np.random.default_rng(1), []
     for index, pose in enumerate(survey.poses):
-        drift = Pose(Rotation.from_euler("z", 3.0 * index / len(survey), degrees=True).as_matrix(), np.array([0.08, 0.02, 0.0]) * index / len(survey))
+        drift = Pose(
+            Rotation.from_euler("z", 3.0 * index / len(survey), degrees=True).as_matrix(),
+            np.array([0.08, 0.02, 0.0]) * index / len(survey),
+        )
         poses.append(displaced(drift @ pose, random, 0.02, 1.0))
     info = build_map(with_poses(survey, poses), tmp_path / "map")
     mapped = _read_own_transforms(tmp_path / "map" / "transforms.json")
     truth = {(survey.root / name).resolve(): pose for name, pose in zip(survey.names, survey.poses)}
     pairs = [(pose, truth[mapped.path(i).resolve()]) for i, pose in enumerate(mapped.poses)]
-    scale, rotation, _ = similarity(np.array([p.translation for p, _ in pairs]), np.array([t.translation for _, t in pairs]))
+    scale, rotation, _ = similarity(
+        np.array([p.translation for p, _ in pairs]), np.array([t.translation for _, t in pairs])
+    )
     assert info["registered"] >= 0.9 * len(survey) and abs(scale - 1) < 0.02
     assert np.degrees(np.arccos(rotation[2, 2])) < 1.0  # gravity
     assert np.median([p.distance(t)[0] for p, t in pairs]) < 0.08
@@ -165,7 +179,10 @@ def test_a_known_distance_makes_the_map_metric(survey, map_dir, tmp_path, by):
         known = KnownDistance(names, survey.poses[2].distance(survey.poses[5])[0])
     else:  # two points of the true map, by the pixels at which two images see them
         points, mapped = load_file(map_dir / "points.safetensors"), _read_own_transforms(map_dir / "transforms.json")
-        seen = [np.flatnonzero(points["image"] == [Path(n).name for n in mapped.names].index(Path(name).name)) for name in names]
+        seen = [
+            np.flatnonzero(points["image"] == [Path(n).name for n in mapped.names].index(Path(name).name))
+            for name in names
+        ]
         first, second = seen[0][0], max(seen[1], key=lambda k: _apart(points, seen[0][0], k))
         pixels = tuple(tuple(float(v) for v in points["pixel"][k]) for k in (first, second))
         known = KnownDistance(names, _apart(points, first, second), pixels)
@@ -209,7 +226,9 @@ def test_hloc(survey, map_dir, test_views, tmp_path):
             named_source("hloc/superpoint_max/superpoint+lightglue/netvlad")
         shutil.copytree(map_dir, tmp_path / "map")
         with h5py.File(tmp_path / "map" / "features.h5", "a") as file:
-            file.attrs["source"] = json.dumps({"features": "hloc", "options": {"extractor": "disk", "matcher": "disk+lightglue"}})
+            file.attrs["source"] = json.dumps(
+                {"features": "hloc", "options": {"extractor": "disk", "matcher": "disk+lightglue"}}
+            )
         with pytest.raises(OmniadError, match="pip install"):
             Localizer.load(tmp_path / "map")
         return

@@ -23,9 +23,9 @@ from rclpy.serialization import serialize_message
 from safetensors.numpy import load_file, save_file
 from sensor_msgs.msg import CompressedImage
 
-from omniad_ros.geometry import Pose
-from omniad_ros.nodes import messages, processes
-from omniad_ros.site import read_json, sha256, write_json
+from omniad_ros.core.files import read_json, sha256, write_json
+from omniad_ros.core.geometry import Pose
+from omniad_ros.ros import messages, processes
 
 
 @pytest.fixture(scope="module")
@@ -467,7 +467,7 @@ def test_the_inspector_killed_and_restarted_goes_on_with_its_tracks(system):
 
 def test_a_viewer_records_images_map_camera_and_tracks(system, tmp_path):
     rerun = pytest.importorskip("rerun", reason="the viewer is an extra: pip install .[viewer]")
-    from omniad_ros.nodes.viewer import Viewer
+    from omniad_ros.ros.viewer import Viewer
 
     file = tmp_path / "patrol.rrd"
     viewer = Viewer({"image": "image", "camera_info": "camera_info"}, environment=system.environment, file=file)
@@ -508,8 +508,8 @@ def test_a_viewer_records_images_map_camera_and_tracks(system, tmp_path):
 def test_without_rerun_the_viewer_says_what_to_do(monkeypatch):
     import sys
 
-    from omniad_ros.feedback import OmniadError
-    from omniad_ros.nodes.viewer import Viewer
+    from omniad_ros.core.feedback import OmniadError
+    from omniad_ros.ros.viewer import Viewer
 
     monkeypatch.setitem(sys.modules, "rerun", None)
     with pytest.raises(OmniadError, match="pip install"):

@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the nodes need ROS 2 ('make venv' installs it)")
 
-from omniad_ros.nodes.inspector_parameters import InspectorParameters
-from omniad_ros.nodes.nerf_renderer import RendererParameters
-from omniad_ros.nodes.sim_robot import RobotParameters
+from omniad_ros.ros.inspector_parameters import InspectorParameters
+from omniad_ros.ros.nerf_renderer import RendererParameters
+from omniad_ros.ros.sim_robot import RobotParameters
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "nodes.md"

@@ -14,9 +14,9 @@ from geometry_msgs.msg import Quaternion
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from omniad_ros.geometry import Camera, Pose, Rectifier
-from omniad_ros.nodes import messages
-from omniad_ros.nodes.messages import BYTES_PER_PIXEL, MessageDefect
+from omniad_ros.core.geometry import Camera, Pose, Rectifier
+from omniad_ros.ros import messages
+from omniad_ros.ros.messages import BYTES_PER_PIXEL, MessageDefect
 
 WIDTH, HEIGHT = 64, 48
 

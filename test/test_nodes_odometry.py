@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from omniad_ros.framecheck import FrameCheck
-from omniad_ros.geometry import BODY_FROM_OPTICAL, Pose
-from omniad_ros.odometry import SECOND, MapCorrection, OdometryBuffer
+from omniad_ros.core.geometry import BODY_FROM_OPTICAL, Pose
+from omniad_ros.patrol.frame_check import FrameCheck
+from omniad_ros.patrol.odometry import SECOND, MapCorrection, OdometryBuffer
 
 CAMERA_ON_BASE = Pose(BODY_FROM_OPTICAL, np.array([0.2, 0.0, 0.5]))
 

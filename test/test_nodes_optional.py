@@ -11,11 +11,11 @@ from geometry_msgs.msg import Point, Quaternion, TransformStamped, Vector3
 from geometry_msgs.msg import Pose as PoseMessage
 from std_msgs.msg import Header
 
-from omniad_ros.geometry import Pose
-from omniad_ros.nodes import markers, messages, processes, transforms
-from omniad_ros.nodes.inspector_parameters import InspectorParameters
-from omniad_ros.nodes.participant import Participant
-from omniad_ros.tracking import Track
+from omniad_ros.core.geometry import Pose
+from omniad_ros.patrol.tracks import Track
+from omniad_ros.ros import markers, messages, processes, transforms
+from omniad_ros.ros.inspector_parameters import InspectorParameters
+from omniad_ros.ros.participant import Participant
 
 ON_THE_MAST = messages.extrinsics((0.3, 0.0, 1.2), (0.0, 0.1, 0.0))
 

@@ -19,9 +19,9 @@ from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 
-from omniad_ros.geometry import Pose
-from omniad_ros.nodes import messages
-from omniad_ros.report.offline import inspect_images
+from omniad_ros.commands.inspect import inspect_images
+from omniad_ros.core.geometry import Pose
+from omniad_ros.ros import messages
 
 TOPICS = {
     "/camera/camera_info": ("camera_info", CameraInfo),

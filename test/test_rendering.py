@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Camera, Pose
-from omniad_ros.rendering import StillField, import_field, load_field, novel_poses, train_field
-from omniad_ros.site import PosedImages, SparsePoints, write_image
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.core.images import write_image
+from omniad_ros.reference import StillField, import_field, load_field, novel_poses, train_field
+from omniad_ros.site import PosedImages, SparsePoints
 
 CAMERA = Camera.from_fov(96, 72, np.radians(60))
 OPTIONS = ("--max-num-iterations", "1500", "--pipeline.datamanager.train-num-rays-per-batch", "2048")
@@ -22,7 +23,9 @@ NERFACTO = (
     "--pipeline.model.use-same-proposal-network", "True", "--pipeline.model.proposal-net-args-list",
     '[{"hidden_dim": 16, "log2_hashmap_size": 12, "num_levels": 4, "max_res": 64, "use_linear": false}]',
 )  # fmt: skip
-NO_POINTS = SparsePoints(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), *[np.zeros(0, np.int32)] * 2, np.zeros((0, 2), np.float32))
+NO_POINTS = SparsePoints(
+    np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), *[np.zeros(0, np.int32)] * 2, np.zeros((0, 2), np.float32)
+)
 
 
 def texture(points):
@@ -76,7 +79,9 @@ def points(survey):
                 pixel.append((u + 0.5, v + 0.5))
     xyz = np.array(xyz, np.float32)
     rgb = (255 * texture(xyz)).astype(np.uint8)
-    return SparsePoints(xyz, rgb, np.array(image, np.int32), np.arange(len(xyz), dtype=np.int32), np.array(pixel, np.float32))
+    return SparsePoints(
+        xyz, rgb, np.array(image, np.int32), np.arange(len(xyz), dtype=np.int32), np.array(pixel, np.float32)
+    )
 
 
 class Interrupted(Exception):
@@ -96,7 +101,7 @@ def one_thread():
 
 def train_interrupted(survey, points, out, options, checkpoint_seconds):
     """Train, interrupted at 60 % and gone on from the checkpoint."""
-    from omniad_ros.rendering import trainer
+    from omniad_ros.reference import trainer
 
     seen = []
 
@@ -108,7 +113,9 @@ def train_interrupted(survey, points, out, options, checkpoint_seconds):
         patch.setattr(trainer, "CHECKPOINT_SECONDS", checkpoint_seconds)
         with pytest.raises(Interrupted):
             train_field(survey, points, range(len(survey)), out, options=options, progress=interrupt)
-        info = train_field(survey, points, range(len(survey)), out, options=options, progress=lambda f, m: seen.append((f, m)))
+        info = train_field(
+            survey, points, range(len(survey)), out, options=options, progress=lambda f, m: seen.append((f, m))
+        )
     return info, seen
 
 
@@ -153,7 +160,9 @@ def test_an_interruption_changes_nothing(survey, points, one_thread, tmp_path):
     options = (*OPTIONS, "--max-num-iterations", "120")
     train_interrupted(survey, points, tmp_path / "twice", options, checkpoint_seconds=0.2)
     train_field(survey, points, range(len(survey)), tmp_path / "once", options=options)
-    once, twice = (load_field(tmp_path / name).render(CAMERA, pose_at(0.3)).image.astype(float) for name in ("once", "twice"))
+    once, twice = (
+        load_field(tmp_path / name).render(CAMERA, pose_at(0.3)).image.astype(float) for name in ("once", "twice")
+    )
     assert np.mean((once - twice) ** 2) < 255**2 * 1e-6  # 60 dB
 
 
@@ -193,7 +202,9 @@ def test_files_are_plain_data(trained):
     assert names == ["field.json", "weights.safetensors"]
 
 
-@pytest.mark.xfail(strict=True, reason="without triangulated points the field stays far below 20 dB; a site always has them")
+@pytest.mark.xfail(
+    strict=True, reason="without triangulated points the field stays far below 20 dB; a site always has them"
+)
 def test_without_points(survey, tmp_path):
     train = [i for i in range(len(survey)) if i % 8]
     train_field(survey, NO_POINTS, train, tmp_path, options=(*OPTIONS, "--max-num-iterations", "200"))
@@ -225,7 +236,7 @@ def test_a_finished_nerfstudio_run_is_imported(survey, tmp_path):
 
     from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 
-    from omniad_ros.rendering.trainer import method_config, silent_nerfstudio
+    from omniad_ros.reference.trainer import method_config, silent_nerfstudio
     from omniad_ros.site import write_transforms
 
     data = tmp_path / "data"

@@ -10,14 +10,15 @@ import cv2
 import numpy as np
 import pytest
 
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Pose
+from omniad_ros.commands.inspect import inspect_images
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.geometry import Pose
+from omniad_ros.core.images import write_image
 from omniad_ros.mapping import Localization
+from omniad_ros.patrol.tracks import Track, Tracker
 from omniad_ros.report import GalleryFrame, PatrolRecorder, PatrolReport, PlantedMark, RouteStep, write_report
-from omniad_ros.report.offline import inspect_images
 from omniad_ros.report.pictures import encode_jpeg
-from omniad_ros.site import Site, SparsePoints, write_image, write_transforms
-from omniad_ros.tracking import Track, Tracker
+from omniad_ros.site import Site, SparsePoints, write_transforms
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (60, 80, 3), np.uint8)
@@ -99,7 +100,9 @@ def test_a_bare_report_says_what_it_knows(tmp_path):
         "Patrol", steps=[RouteStep(0.0, None, "lost"), RouteStep(1.0, None, "ok"), RouteStep(2.0, None, "lost")]
     )
     assert "could not be inspected" in write_report(tmp_path, blind).read_text()
-    doubtful = PatrolReport("Pictures", steps=[RouteStep(0.0, POSES[0], "ok", "", 1), RouteStep(1.0, None, "ok")], timed=False)
+    doubtful = PatrolReport(
+        "Pictures", steps=[RouteStep(0.0, POSES[0], "ok", "", 1), RouteStep(1.0, None, "ok")], timed=False
+    )
     assert "no other view confirms" in write_report(tmp_path, doubtful).read_text()
 
 
@@ -199,13 +202,27 @@ def test_a_bag_gives_the_same_as_its_pictures(tiny_site, tiny_dataset, tmp_path)
             header = t["Header"](t["Time"](i + 1, 0), "optical")
             k = camera.opencv_matrix().ravel()
             roi = t["RegionOfInterest"](0, 0, 0, 0, False)
-            info = t["CameraInfo"](header, camera.height, camera.width, "plumb_bob", np.zeros(5), k, np.eye(3).ravel(), np.zeros(12), 0, 0, roi)
+            info = t["CameraInfo"](
+                header,
+                camera.height,
+                camera.width,
+                "plumb_bob",
+                np.zeros(5),
+                k,
+                np.eye(3).ravel(),
+                np.zeros(12),
+                0,
+                0,
+                roi,
+            )
             send("/camera_info", "sensor_msgs/msg/CameraInfo", i + 1, info)
             at = t["Pose"](t["Point"](*pose.translation), t["Quaternion"](*pose.quaternion()))
             twist = t["TwistWithCovariance"](t["Twist"](still, still), np.zeros(36))
             odometry = t["Odometry"](header, "base_link", t["PoseWithCovariance"](at, np.zeros(36)), twist)
             send("/odom", "nav_msgs/msg/Odometry", i + 1, odometry)
-            image = t["Image"](header, camera.height, camera.width, "rgb8", 0, 3 * camera.width, frames.image(i).ravel())
+            image = t["Image"](
+                header, camera.height, camera.width, "rgb8", 0, 3 * camera.width, frames.image(i).ravel()
+            )
             send("/image", "sensor_msgs/msg/Image", i + 1, image)
     inspect_images(tiny_site, tmp_path / "folder", tmp_path / "a")
     inspect_images(tiny_site, tmp_path / "bag", tmp_path / "b")

@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Camera
-from omniad_ros.sim.plantroom import PlantRoom
-from omniad_ros.sim.recording import record_survey
-from omniad_ros.sim.robot import RobotOptions, Route, Simulation
-from omniad_ros.sim.tabletop import KINDS, TabletopOptions, write_tabletop
-from omniad_ros.site import read_image, read_json
-from omniad_ros.survey import read_survey
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.files import read_json
+from omniad_ros.core.geometry import Camera
+from omniad_ros.core.images import read_image
+from omniad_ros.lab.plantroom import PlantRoom
+from omniad_ros.lab.recording import record_survey
+from omniad_ros.lab.robot import RobotOptions, Route, Simulation
+from omniad_ros.lab.tabletop import KINDS, TabletopOptions, write_tabletop
+from omniad_ros.recordings import read_survey
 
 SMALL = Camera.from_fov(160, 120, np.radians(75))
 FEW = TabletopOptions(width=120, height=90, views=4, per_kind=1, noise=0.0)

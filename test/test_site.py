@@ -7,9 +7,11 @@ import pickle
 import numpy as np
 import pytest
 
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Camera, Pose
-from omniad_ros.site import STAGES, PosedImages, Site, exclusive, write_atomically, write_image, write_transforms
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.files import exclusive, write_atomically
+from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.core.images import write_image
+from omniad_ros.site import STAGES, PosedImages, Site, write_transforms
 
 
 def write_site(path, source="a survey"):

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Camera, Pose
-from omniad_ros.site import write_image
-from omniad_ros.survey import export_survey, fingerprint, read_survey, write_survey
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.core.images import write_image
+from omniad_ros.recordings import export_survey, fingerprint, read_survey, write_survey
 
 
 def picture(seed, width=64, height=48):
@@ -48,7 +48,10 @@ def test_nerfstudio_round_trip(tmp_path):
 def test_frames_of_a_lens_that_was_focused_are_brought_to_one_camera(tmp_path):
     """As Polycam and others write them: each frame with its own focal length and principal point."""
     (tmp_path / "in").mkdir()
-    own = [{"fl_x": 60.0, "fl_y": 60.0, "cx": 32.0, "cy": 24.0}, {"fl_x": 62.0, "fl_y": 62.0, "cx": 33.0, "cy": 24.5, "k1": 0.05}]
+    own = [
+        {"fl_x": 60.0, "fl_y": 60.0, "cx": 32.0, "cy": 24.0},
+        {"fl_x": 62.0, "fl_y": 62.0, "cx": 33.0, "cy": 24.5, "k1": 0.05},
+    ]
     root = make(tmp_path / "in", [], [{**frame(f"{i}.png", i), **own[i]} for i in (0, 1)])
     point = np.array([0.3, -0.2, 2.0])
     for i, values in enumerate(own):
@@ -232,7 +235,9 @@ def test_bad_surveys_get_one_sentence(tmp_path, name):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def write_bag(path, storage, stamps=range(40), broken=(), topic="/camera/image_raw", odometry_late=0.0, focal=150.0, jpeg=False):
+def write_bag(
+    path, storage, stamps=range(40), broken=(), topic="/camera/image_raw", odometry_late=0.0, focal=150.0, jpeg=False
+):
     """A robot that drives along a wall: images, camera_info, odometry at twice the rate, and /tf_static."""
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
@@ -248,33 +253,63 @@ def write_bag(path, storage, stamps=range(40), broken=(), topic="/camera/image_r
         t = types["Transform"](types["Vector3"](*map(float, translation)), types["Quaternion"](*map(float, rotation)))
         return types["TransformStamped"](header(1, parent), child, t)
 
-    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3) as writer:
+    with Writer(
+        path, version=9, storage_plugin=StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
+    ) as writer:
 
         def send(topic, kind, time, message):
             known = [c for c in writer.connections if c.topic == topic]
             connection = known[0] if known else writer.add_connection(topic, kind, typestore=store)
             writer.write(connection, round(time * 1e9), store.serialize_cdr(message, kind))
 
-        edges = [transform("base_link", "mast", (0.1, 0, 0.5), (0, 0, 0, 1)), transform("mast", "optical", (0, 0, 0.2), (-0.5, 0.5, -0.5, 0.5))]
+        edges = [
+            transform("base_link", "mast", (0.1, 0, 0.5), (0, 0, 0, 1)),
+            transform("mast", "optical", (0, 0, 0.2), (-0.5, 0.5, -0.5, 0.5)),
+        ]
         send("/tf_static", "tf2_msgs/msg/TFMessage", 1, types["TFMessage"](edges))
         roi = types["RegionOfInterest"](0, 0, 0, 0, False)
         for i in stamps:
             time = 100 + 0.1 * i
             k = np.array([focal, 0, 79.5, 0, focal, 59.5, 0, 0, 1])
-            info = types["CameraInfo"](header(time, "optical"), 120, 160, "plumb_bob", np.array([-0.1, 0, 0, 0, 0.0]), k, np.eye(3).ravel(), np.zeros(12), 0, 0, roi)
+            info = types["CameraInfo"](
+                header(time, "optical"),
+                120,
+                160,
+                "plumb_bob",
+                np.array([-0.1, 0, 0, 0, 0.0]),
+                k,
+                np.eye(3).ravel(),
+                np.zeros(12),
+                0,
+                0,
+                roi,
+            )
             send("/camera/camera_info", "sensor_msgs/msg/CameraInfo", time, info)
             picture = np.ascontiguousarray(wall[:, 5 * i : 5 * i + 160])
             data = cv2.imencode(".jpg", picture)[1].ravel() if jpeg else picture.ravel()
             data = data[: len(data) // 2] if i in broken else data
             if jpeg:
-                send(topic, "sensor_msgs/msg/CompressedImage", time, types["CompressedImage"](header(time, "optical"), "jpeg", data))
+                send(
+                    topic,
+                    "sensor_msgs/msg/CompressedImage",
+                    time,
+                    types["CompressedImage"](header(time, "optical"), "jpeg", data),
+                )
             else:
-                send(topic, "sensor_msgs/msg/Image", time, types["Image"](header(time, "optical"), 120, 160, "bgr8", 0, 480, data))
+                send(
+                    topic,
+                    "sensor_msgs/msg/Image",
+                    time,
+                    types["Image"](header(time, "optical"), 120, 160, "bgr8", 0, 480, data),
+                )
             for at in (time - 0.05, time + 0.02):
                 pose = types["Pose"](types["Point"](0.0, at - 100, 0.0), types["Quaternion"](0.0, 0.0, 0.0, 1.0))
                 twist = types["Twist"](types["Vector3"](0.0, 0.0, 0.0), types["Vector3"](0.0, 0.0, 0.0))
                 odometry = types["Odometry"](
-                    header(at + odometry_late, "odom"), "base_link", types["PoseWithCovariance"](pose, np.zeros(36)), types["TwistWithCovariance"](twist, np.zeros(36))
+                    header(at + odometry_late, "odom"),
+                    "base_link",
+                    types["PoseWithCovariance"](pose, np.zeros(36)),
+                    types["TwistWithCovariance"](twist, np.zeros(36)),
                 )
                 send("/odom", "nav_msgs/msg/Odometry", at, odometry)
 
@@ -288,7 +323,9 @@ def test_a_bag_becomes_a_survey(tmp_path, storage):
     assert source.camera == Camera(160, 120, 150, 150, 80, 60, "plumb_bob", (-0.1, 0, 0, 0, 0))
     index = len(source) // 2
     stamp = int(source.names[index][:19]) / 1e9
-    assert np.allclose(source.poses[index].translation, (0.1, stamp - 100, 0.7), atol=1e-6)  # interpolated, and seen from the mast
+    assert np.allclose(
+        source.poses[index].translation, (0.1, stamp - 100, 0.7), atol=1e-6
+    )  # interpolated, and seen from the mast
     assert np.allclose(source.poses[index].rotation[:, 2], (1, 0, 0))  # the optical axis points ahead
     (tmp_path / "out").mkdir()
     survey = write_survey(source, tmp_path / "out")
@@ -303,7 +340,7 @@ def test_a_bag_becomes_a_survey(tmp_path, storage):
 
 
 def test_a_bag_says_what_is_wrong_with_its_clock_and_camera(tmp_path, caplog):
-    from omniad_ros.survey.bag import BagOptions, mounted, read_bag
+    from omniad_ros.recordings.bag import BagOptions, mounted, read_bag
 
     write_bag(tmp_path / "bag", "mcap", range(8), odometry_late=1e4, focal=0.0)
     source = read_bag(tmp_path / "bag")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Camera, Pose
-from omniad_ros.tracking import Tracker, TrackerOptions
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.patrol.tracks import Tracker, TrackerOptions
 
 CAMERA = Camera.from_fov(320, 240, math.radians(70))
 

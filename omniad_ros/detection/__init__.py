@@ -6,7 +6,16 @@
 from omniad_ros.detection.regions import Detection, find_regions
 from omniad_ros.detection.view import PLAIN, DetectorOptions, View
 
-__all__ = ["PLAIN", "Detection", "Detector", "DetectorOptions", "View", "adapt_detector", "find_regions", "train_detector"]
+__all__ = [
+    "PLAIN",
+    "Detection",
+    "Detector",
+    "DetectorOptions",
+    "View",
+    "adapt_detector",
+    "find_regions",
+    "train_detector",
+]
 
 
 def __getattr__(name: str):

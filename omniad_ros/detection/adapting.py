@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
+from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.detection.comparison import fit
 from omniad_ros.detection.detector import Detector, checked_views, finished
 from omniad_ros.detection.training import calibrate, pairs, redrawn, remembered, train_student
 from omniad_ros.detection.view import View, resized
-from omniad_ros.feedback import OmniadError, Progress, part, quiet
-from omniad_ros.geometry import Camera, Pose
 
 
 def adapt_detector(
@@ -73,7 +73,9 @@ def adapt_detector(
     if views is not None:
         calibrating, views = remembered(networks, trained, heldout, views, camera, part(progress, 0.9, 0.93))
     scores = calibrate(networks, calibrating, trained, options, rng, part(progress, 0.93, 1.0))
-    Detector(networks, scores, options, detector.teacher_name, detector.teacher_sha256, views or detector.views).save(Path(out))
+    Detector(networks, scores, options, detector.teacher_name, detector.teacher_sha256, views or detector.views).save(
+        Path(out)
+    )
     return {**facts, "adaptation_seconds": round(time.monotonic() - started, 1)}
 
 

@@ -48,7 +48,9 @@ def _colour_segment(rng: np.random.Generator, image: np.ndarray) -> np.ndarray |
     fill = np.zeros((h + 2, w + 2), np.uint8)
     tolerance = (float(rng.uniform(0.02, 0.12)),) * 3
     seed = (int(rng.integers(w)), int(rng.integers(h)))
-    cv2.floodFill(smooth, fill, seed, 0, tolerance, tolerance, 8 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | (1 << 8))
+    cv2.floodFill(
+        smooth, fill, seed, 0, tolerance, tolerance, 8 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | (1 << 8)
+    )
     segment = cv2.morphologyEx(fill[1:-1, 1:-1], cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
     contours, _ = cv2.findContours(segment, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not contours:
@@ -70,7 +72,9 @@ def drawn_shape(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
         cv2.ellipse(shape, (centre.tolist(), (2 * axes).tolist(), angle), 1.0, -1)
     elif kind == 1:
         turns = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(4, 9)))
-        corners = centre + 0.5 * size * rng.uniform(0.5, 1, (len(turns), 1)) * np.stack([np.cos(turns), np.sin(turns)], 1)
+        corners = centre + 0.5 * size * rng.uniform(0.5, 1, (len(turns), 1)) * np.stack(
+            [np.cos(turns), np.sin(turns)], 1
+        )
         cv2.fillPoly(shape, [np.int32(corners)], 1.0)
     elif kind == 2:
         cv2.fillPoly(shape, [np.int32(cv2.boxPoints((centre.tolist(), (2 * axes).tolist(), angle)))], 1.0)
@@ -149,10 +153,16 @@ def _recolour(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         hsv[..., 0] = (hsv[..., 0] + rng.uniform(25, 335)) % 360
         hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(0.7, 1.6) + rng.uniform(0, 0.25), 0, 1)
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-    return np.clip(image[..., rng.permutation(3)] * np.float32(rng.uniform(0.4, 1.5, 3)) + np.float32(rng.uniform(-0.1, 0.15, 3)), 0, 1)
+    return np.clip(
+        image[..., rng.permutation(3)] * np.float32(rng.uniform(0.4, 1.5, 3)) + np.float32(rng.uniform(-0.1, 0.15, 3)),
+        0,
+        1,
+    )
 
 
-def plant(rng: np.random.Generator, kind: str, image: np.ndarray, others: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def plant(
+    rng: np.random.Generator, kind: str, image: np.ndarray, others: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """Plant one anomaly: the changed image, and how much each pixel belongs to it (H, W) in [0, 1].
 
     ``others`` are further images of the same size to cut from. "missing" is "added" planted in the reference.
@@ -187,7 +197,12 @@ def plant(rng: np.random.Generator, kind: str, image: np.ndarray, others: list[n
 
 
 def with_anomalies(
-    rng: np.random.Generator, frame: np.ndarray, reference: np.ndarray, others: list[np.ndarray], blur: float, none: float = 0.15
+    rng: np.random.Generator,
+    frame: np.ndarray,
+    reference: np.ndarray,
+    others: list[np.ndarray],
+    blur: float,
+    none: float = 0.15,
 ) -> Pair:
     """Plant up to three anomalies in a frame or its reference; ``blur`` (pixels) is how soft the reference is already."""
     h, w = frame.shape[:2]
@@ -219,7 +234,9 @@ def jittered(rng: np.random.Generator, image: np.ndarray, pixels: float) -> np.n
     h, w = image.shape[:2]
     corners = np.float32([[0, 0], [w, 0], [w, h], [0, h]])
     wrong = corners + np.float32(rng.normal(0, pixels, 2)) + np.float32(rng.normal(0, 0.6 * pixels, (4, 2)))
-    return cv2.warpPerspective(image, cv2.getPerspectiveTransform(corners, wrong), (w, h), borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpPerspective(
+        image, cv2.getPerspectiveTransform(corners, wrong), (w, h), borderMode=cv2.BORDER_REPLICATE
+    )
 
 
 def photometric(rng: np.random.Generator, image: np.ndarray, strength: float = 1.0) -> np.ndarray:
@@ -253,11 +270,16 @@ def sensed(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     image = np.clip(image, 0, 1)
     if rng.random() < 0.25:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 96))]
-        image = cv2.imdecode(cv2.imencode(".jpg", np.uint8(image * 255), quality)[1], cv2.IMREAD_COLOR).astype(np.float32) / 255
+        image = (
+            cv2.imdecode(cv2.imencode(".jpg", np.uint8(image * 255), quality)[1], cv2.IMREAD_COLOR).astype(np.float32)
+            / 255
+        )
     return image
 
 
-def nuisances(rng: np.random.Generator, frame: np.ndarray, reference: np.ndarray, pixels: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
+def nuisances(
+    rng: np.random.Generator, frame: np.ndarray, reference: np.ndarray, pixels: float = 0.6
+) -> tuple[np.ndarray, np.ndarray]:
     """A frame and its reference, made to differ in all that is no anomaly."""
     reference = jittered(rng, reference, abs(rng.normal(0, pixels)))
     if rng.random() < 0.3:
@@ -275,15 +297,24 @@ def rendered(rng: np.random.Generator, image: np.ndarray, severity: float) -> np
     h, w = image.shape[:2]
     y, x = np.mgrid[:h, :w].astype(np.float32)
     ripple = severity * rng.uniform(0.3, 1.2)
-    warp = [np.float32(rng.normal(0, 1)) * ripple * 2 * (noise(rng, h, w, rng.uniform(4, 14), 2) - 0.5) for _ in range(2)]
+    warp = [
+        np.float32(rng.normal(0, 1)) * ripple * 2 * (noise(rng, h, w, rng.uniform(4, 14), 2) - 0.5) for _ in range(2)
+    ]
     image = cv2.remap(image, x + warp[0], y + warp[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    level = noise(rng, h, w, rng.uniform(2, 10), 2) ** 1.5 * (0.4 + severity * rng.uniform(0.4, 1.6)) + rng.uniform(0.1, 0.5)
+    level = noise(rng, h, w, rng.uniform(2, 10), 2) ** 1.5 * (0.4 + severity * rng.uniform(0.4, 1.6)) + rng.uniform(
+        0.1, 0.5
+    )
     stack = [image] + [cv2.GaussianBlur(image, (0, 0), s) for s in (0.7, 1.4, 2.8)]
     blurred = np.zeros_like(image)
     for i, layer in enumerate(stack):
         blurred += layer * np.clip(1 - np.abs(1.5 * level - i), 0, 1)[..., None]
     blurred += stack[-1] * np.clip(1.5 * level - 3, 0, None).clip(0, 1)[..., None]
-    image = blurred / np.maximum(sum(np.clip(1 - np.abs(1.5 * level - i), 0, 1) for i in range(4)) + (1.5 * level - 3).clip(0, 1), 1e-3)[..., None]
+    image = (
+        blurred
+        / np.maximum(
+            sum(np.clip(1 - np.abs(1.5 * level - i), 0, 1) for i in range(4)) + (1.5 * level - 3).clip(0, 1), 1e-3
+        )[..., None]
+    )
     cells, amount = rng.uniform(10, 60), rng.uniform(0, 0.06) * severity
     tint = np.stack([noise(rng, h, w, cells, 2) for _ in range(3)], axis=2) - 0.5
     grey = noise(rng, h, w, cells)[..., None] - 0.5

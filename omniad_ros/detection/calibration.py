@@ -30,7 +30,9 @@ class Calibration:
     spread: float
 
     @staticmethod
-    def fitted(levels: np.ndarray, typical: float, rate: float, band: tuple[float, float] = (-np.inf, np.inf)) -> Calibration:
+    def fitted(
+        levels: np.ndarray, typical: float, rate: float, band: tuple[float, float] = (-np.inf, np.inf)
+    ) -> Calibration:
         """From the levels of normal frames and the score of a typical normal pixel; ``band`` bounds the threshold."""
         ordered = np.sort(np.asarray(levels, dtype=np.float64))
         n = len(ordered)
@@ -78,7 +80,9 @@ def region_level(score: np.ndarray, smallest: int) -> float:
     return low
 
 
-def useful_band(normal: np.ndarray, planted: np.ndarray, prevalence: float = 0.01, keep: float = 0.95) -> tuple[float, float]:
+def useful_band(
+    normal: np.ndarray, planted: np.ndarray, prevalence: float = 0.01, keep: float = 0.95
+) -> tuple[float, float]:
     """The thresholds whose F1 is at least ``keep`` of the best, were ``prevalence`` of the pixels anomalous.
 
     normal: scores of normal pixels; planted: scores of pixels with a planted anomaly.

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from omniad_ros.core.feedback import Progress, quiet
 from omniad_ros.detection.anomalies import Pair
 from omniad_ros.detection.device import device, learning
 from omniad_ros.detection.student import CompactTeacher, Residual, convolution
-from omniad_ros.feedback import Progress, quiet
 
 BUNDLED = Path(__file__).parent / "weights" / "comparison.safetensors"
 
@@ -107,7 +107,9 @@ class Fusion(nn.Module):
         a, b = self.project(frame), self.project(reference)
         parts = [a, b, (a - b).abs()]
         if self.radii:
-            with torch.no_grad():  # the projections learn through the other parts; 25 shifts backward would double the cost
+            with (
+                torch.no_grad()
+            ):  # the projections learn through the other parts; 25 shifts backward would double the cost
                 parts.append(shifted_distances(a, b, self.radii))
         return self.mix(torch.cat(parts, dim=1))
 
@@ -191,7 +193,12 @@ def comparison_loss(logits: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
 
 
 def fit(
-    network: ComparisonNetwork, sample: Callable[[], Pair], steps: int, rate: float, batch: int = 8, progress: Progress = quiet
+    network: ComparisonNetwork,
+    sample: Callable[[], Pair],
+    steps: int,
+    rate: float,
+    batch: int = 8,
+    progress: Progress = quiet,
 ) -> float:
     """Train in place on what ``sample`` gives (crops of one size, sides multiples of 32); returns the mean loss of the last tenth."""
     where = device()
@@ -204,7 +211,9 @@ def fit(
             x, mask, weight = ahead.result()
             ahead = worker.submit(_batch, sample, batch)
             for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / 30) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
+                group["lr"] = (
+                    rate * min(1.0, (step + 1) / 30) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
+                )
             x, mask, weight = (tensor.to(where) for tensor in (x, mask, weight))
             with learning(where):
                 logits = network(x)

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.detection import student
 from omniad_ros.detection.calibration import Calibration
 from omniad_ros.detection.comparison import ComparisonNetwork, network_input
@@ -25,10 +27,8 @@ from omniad_ros.detection.student import (
     padded,
     to_tensor,
 )
-from omniad_ros.detection.survey_views import Recalled, SurveyViews
 from omniad_ros.detection.view import DetectorOptions, View, coverage, doubt, resized, resized_depth
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Camera, Pose
+from omniad_ros.reference.photographs import Recalled, SurveyViews
 
 VERSION = 1
 VIEWS, TEACHER = "views.safetensors", "teacher.safetensors"
@@ -61,7 +61,9 @@ class Networks:
         height, width = frame.shape[:2]
         where = device_of(self.comparison)
         pair = torch.from_numpy(network_input(frame, reference, covered).transpose(2, 0, 1)[None]).to(where)
-        pair = F.pad(pair, (0, -width % 32, 0, -height % 32), mode="replicate").contiguous(memory_format=torch.channels_last)
+        pair = F.pad(pair, (0, -width % 32, 0, -height % 32), mode="replicate").contiguous(
+            memory_format=torch.channels_last
+        )
         with looking(where):
             logits = self.comparison.both_ways(pair).float()
         return F.interpolate(logits[:, None], scale_factor=2, mode="bilinear")[0, 0, :height, :width].cpu().numpy()
@@ -116,7 +118,10 @@ class Scores:
         self, comparison: np.ndarray, distillation: np.ndarray, doubtful: np.ndarray, alarm: np.ndarray | float = 0.0
     ) -> np.ndarray:
         """The fused score (H, W) of logits and distances (H, W); doubtful: bool (H, W); alarm: of `Recalled`."""
-        compared = np.where(doubtful, self.doubtful * comparison - self.doubt, self.comparison * comparison) - self.alarm * alarm
+        compared = (
+            np.where(doubtful, self.doubtful * comparison - self.doubt, self.comparison * comparison)
+            - self.alarm * alarm
+        )
         # bounded, so that one outlier of the distillation cannot overrule the reference view
         return grown(compared + self.distillation * np.clip(self.standardized(distillation), -2, 6))
 
@@ -192,7 +197,9 @@ class Detector:
         covered = np.ones(size[::-1], bool) if depth is None else coverage(resized_depth(_depth(depth), size))
         compared = reference is not None and self.networks.comparison is not None
         # calibration may find that the distillation adds nothing to the comparison; then its time is saved
-        distillation = self.networks.distillation_scores([small])[0] if not compared or self.scores.distillation > 0 else 0.0
+        distillation = (
+            self.networks.distillation_scores([small])[0] if not compared or self.scores.distillation > 0 else 0.0
+        )
         if not compared:
             heat = self.scores.alone.heatmap(self.scores.standardized(distillation))
         else:
@@ -200,12 +207,16 @@ class Detector:
             reference = recalled.image
             _check(reference, "reference")
             if abs(reference.shape[1] / reference.shape[0] - image.shape[1] / image.shape[0]) > 0.05:
-                raise OmniadError("the reference view must have the frame's field of view, but its sides have another ratio")
+                raise OmniadError(
+                    "the reference view must have the frame's field of view, but its sides have another ratio"
+                )
             frame, normal = small.astype(np.float32) / 255, resized(reference, size).astype(np.float32) / 255
             logits = self.networks.comparison_scores(frame, normal, covered)
             support, alarm = (None if x is None else resized_depth(x, size) for x in (recalled.support, recalled.alarm))
             doubtful = doubt(support, logits.shape)
-            heat = self.scores.fused.heatmap(self.scores.fuse(logits, distillation, doubtful, 0.0 if alarm is None else alarm))
+            heat = self.scores.fused.heatmap(
+                self.scores.fuse(logits, distillation, doubtful, 0.0 if alarm is None else alarm)
+            )
         full = (image.shape[1], image.shape[0])
         if size != full:
             heat = np.clip(cv2.resize(heat, full, interpolation=cv2.INTER_LINEAR), 0, 1)
@@ -217,7 +228,12 @@ class Detector:
         the site can be used where that was never downloaded; a directory that lacks is made."""
         directory.mkdir(parents=True, exist_ok=True)
         parts = {"distillation": self.networks.distillation, "comparison": self.networks.comparison}
-        weights = {f"{n}.{k}": v.contiguous() for n, part in parts.items() if part is not None for k, v in part.state_dict().items()}
+        weights = {
+            f"{n}.{k}": v.contiguous()
+            for n, part in parts.items()
+            if part is not None
+            for k, v in part.state_dict().items()
+        }
         save_file(weights, directory / "weights.safetensors")
         options = asdict(replace(self.options, teacher_weights=""))  # a path of this machine is no part of a site
         sha256 = self.teacher_sha256
@@ -246,14 +262,18 @@ class Detector:
             raise OmniadError(f"{directory} is not a detector of this version of omniad_ros") from error
         if backbone not in student.BACKBONES:
             raise OmniadError(f"{directory} names an unknown teacher '{backbone}'")
-        teacher, sha256 = load_teacher(backbone, student.BUNDLED if backbone == "compact" else directory / TEACHER, sha256)
+        teacher, sha256 = load_teacher(
+            backbone, student.BUNDLED if backbone == "compact" else directory / TEACHER, sha256
+        )
         distillation = ReverseDistillation(teacher.channels, options.attention)
         comparison = ComparisonNetwork() if options.comparison else None
         try:
             weights = load_file(directory / "weights.safetensors")
             for name, part in (("distillation", distillation), ("comparison", comparison)):
                 if part is not None:
-                    part.load_state_dict({k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")})
+                    part.load_state_dict(
+                        {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
+                    )
         except Exception as error:  # safetensors and torch raise many kinds for a damaged file
             raise OmniadError(f"{directory / 'weights.safetensors'} is missing or damaged") from error
         views = SurveyViews.load(directory / VIEWS) if (directory / VIEWS).is_file() else None

@@ -60,7 +60,10 @@ def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     elif kind == 3:
         weight = np.float32(np.hypot(u % 1 - 0.5, v % 1 - 0.5) < rng.uniform(0.15, 0.45))
     elif kind == 4:
-        points = rng.random((max(4, int(height * width / (period * period * 4))), 2)).astype(np.float32) * (width, height)
+        points = rng.random((max(4, int(height * width / (period * period * 4))), 2)).astype(np.float32) * (
+            width,
+            height,
+        )
         seeds = np.full((height, width), 255, np.uint8)
         seeds[np.int32(points[:, 1]).clip(0, height - 1), np.int32(points[:, 0]).clip(0, width - 1)] = 0
         distance, label = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 3)
@@ -74,7 +77,15 @@ def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
             word = "".join(chr(rng.integers(48, 91)) for _ in range(rng.integers(1, 9)))
             origin = (int(rng.integers(-20, width)), int(rng.integers(0, height + 10)))
             size = float(rng.uniform(0.3, 2.5))
-            cv2.putText(weight, word, origin, int(rng.integers(0, 8)), size, float(rng.uniform(0, 0.6)), max(1, round(size * 1.5)))
+            cv2.putText(
+                weight,
+                word,
+                origin,
+                int(rng.integers(0, 8)),
+                size,
+                float(rng.uniform(0, 0.6)),
+                max(1, round(size * 1.5)),
+            )
     else:
         weight = 0.3 * noise(rng, height, width, 3, 2)
     weight = weight[..., None]

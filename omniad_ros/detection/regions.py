@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.detection.view import DetectorOptions, resized, resized_depth
-from omniad_ros.geometry import Camera, Pose
 
 GAP = 0.04
 """Parts of an anomaly no farther apart than this share of the frame's longer side are one region."""
@@ -65,7 +65,11 @@ def find_regions(
         if area < max(1, smallest * heatmap.size):
             continue
         center, size = (None, None) if depth is None or pose is None else _place(mask, depth, window, camera, pose)
-        kind = "changed" if edges is None else _kind(mask, *(e[window] for e in edges), None if depth is None else depth[window])
+        kind = (
+            "changed"
+            if edges is None
+            else _kind(mask, *(e[window] for e in edges), None if depth is None else depth[window])
+        )
         found.append(Detection((x, y, x + w, y + h), area, float(heatmap[window][mask].mean()), kind, center, size))
     return sorted(found, key=lambda d: d.score * np.sqrt(d.area), reverse=True)
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from omniad_ros.feedback import OmniadError
+from omniad_ros.core.feedback import OmniadError
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,10 @@ class DinoTeacher(nn.Module):
         """x: (B, 3, H, W), normalized, sides multiples of 16. Returns three maps at strides 4, 8 and 16."""
         x = F.interpolate(x, scale_factor=14 / 16, mode="bilinear", antialias=True)
         maps = self.net.forward_intermediates(x, indices=self.blocks, norm=True, intermediates_only=True)
-        return [F.interpolate(m, scale_factor=s, mode="bilinear") if s > 1 else m for m, s in zip(maps, (4, 2, 1), strict=True)]
+        return [
+            F.interpolate(m, scale_factor=s, mode="bilinear") if s > 1 else m
+            for m, s in zip(maps, (4, 2, 1), strict=True)
+        ]
 
 
 def _dino_file(backbone: str) -> Path:
@@ -181,7 +184,9 @@ def choose_backbone(option: str, weights: str = "") -> tuple[str, Path]:
 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(torchvision.models.get_model_weights(option).DEFAULT.url, str(path), progress=False)
+            torch.hub.download_url_to_file(
+                torchvision.models.get_model_weights(option).DEFAULT.url, str(path), progress=False
+            )
         except OSError as error:
             message = f"no ImageNet weights for {option}: download them to {path} or use the backbone 'compact'"
             raise OmniadError(message) from error
@@ -198,15 +203,29 @@ def load_teacher(backbone: str, weights: Path, sha256: str | None = None) -> tup
         raise OmniadError(f"the teacher weights {weights} are missing")
     digest = file_sha256(weights)
     if sha256 is not None and digest != sha256:
-        raise OmniadError(f"{weights} is not the teacher that the detector was trained with; give the original or train the detector again")
-    teacher = CompactTeacher() if backbone == "compact" else DinoTeacher(backbone) if backbone in DINOV2 else ImageNetTeacher(backbone)
+        raise OmniadError(
+            f"{weights} is not the teacher that the detector was trained with; give the original or train the detector again"
+        )
+    teacher = (
+        CompactTeacher()
+        if backbone == "compact"
+        else DinoTeacher(backbone)
+        if backbone in DINOV2
+        else ImageNetTeacher(backbone)
+    )
     try:
-        state = load_file(weights) if weights.suffix == ".safetensors" else torch.load(weights, map_location="cpu", weights_only=True)
+        state = (
+            load_file(weights)
+            if weights.suffix == ".safetensors"
+            else torch.load(weights, map_location="cpu", weights_only=True)
+        )
         if backbone in IMAGENET_BACKBONES:
             state = {_own_name(k): v for k, v in state.items() if not k.startswith(("layer4", "fc"))}
         elif backbone in DINOV2:  # timm's names are DINOv2's own; what its training masked with is not needed
             state = {f"net.{k.removeprefix('net.')}": v for k, v in state.items() if k != "mask_token"}
-        missing = teacher.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=False)
+        missing = teacher.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=False
+        )
         if missing.unexpected_keys or any(not k.endswith("num_batches_tracked") for k in missing.missing_keys):
             raise ValueError("other layers")
     except Exception as error:  # whatever a foreign file makes torch raise
@@ -234,7 +253,11 @@ def _sha256(path: Path, modified: int) -> str:
 
 
 def _own_name(key: str) -> str:
-    return f"stem.{('conv1', 'bn1').index(key.split('.')[0])}.{key.split('.', 1)[1]}" if key.startswith(("conv1", "bn1")) else key
+    return (
+        f"stem.{('conv1', 'bn1').index(key.split('.')[0])}.{key.split('.', 1)[1]}"
+        if key.startswith(("conv1", "bn1"))
+        else key
+    )
 
 
 # ------------------------------------------------------------------------------------- the bottleneck and the student
@@ -249,10 +272,14 @@ class Bottleneck(nn.Module):
         self.from4 = nn.Sequential(convolution(c4, width // 2, stride=2), convolution(width // 2, width, stride=2))
         self.from8 = convolution(c8, width, stride=2)
         self.from16 = convolution(c16, width, size=1)
-        self.embed = nn.Sequential(convolution(3 * width, width, size=1), convolution(width, width, stride=2), Residual(width))
+        self.embed = nn.Sequential(
+            convolution(3 * width, width, size=1), convolution(width, width, stride=2), Residual(width)
+        )
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        fused = torch.cat([self.from4(maps[0]), self.from8(maps[1]), self.from16(maps[2])], dim=1)  # (B, 3W, H/16, W/16)
+        fused = torch.cat(
+            [self.from4(maps[0]), self.from8(maps[1]), self.from16(maps[2])], dim=1
+        )  # (B, 3W, H/16, W/16)
         return self.embed(fused)  # (B, W, H/32, W/32)
 
 
@@ -276,8 +303,12 @@ class Attention(nn.Module):
         inner = inner + self.position(inner)
         weight, bias = self.qkv.weight, self.qkv.bias
         q = F.conv2d(inner, weight[:c], bias[:c]).reshape(b, self.heads, c // self.heads, h * w)
-        kv = F.conv2d(F.avg_pool2d(inner, self.pool), weight[c:], bias[c:]).reshape(b, 2, self.heads, c // self.heads, -1)
-        q, k, v = (x.transpose(-1, -2) for x in (q, *kv.unbind(1)))  # (B, heads, H W, C / heads), the others H W / pool^2
+        kv = F.conv2d(F.avg_pool2d(inner, self.pool), weight[c:], bias[c:]).reshape(
+            b, 2, self.heads, c // self.heads, -1
+        )
+        q, k, v = (
+            x.transpose(-1, -2) for x in (q, *kv.unbind(1))
+        )  # (B, heads, H W, C / heads), the others H W / pool^2
         mixed = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(mixed.transpose(-1, -2).reshape(b, c, h, w))
 
@@ -289,7 +320,9 @@ class Student(nn.Module):
         super().__init__()
         widths = [width] + [min(c, 256) for c in reversed(channels)]
         self.stages = nn.ModuleList(
-            nn.Sequential(convolution(a, b), Residual(b), Attention(b, pool=(1, 2)[i]) if attention and i < 2 else nn.Identity())
+            nn.Sequential(
+                convolution(a, b), Residual(b), Attention(b, pool=(1, 2)[i]) if attention and i < 2 else nn.Identity()
+            )
             for i, (a, b) in enumerate(pairwise(widths))
         )
         self.heads = nn.ModuleList(nn.Conv2d(b, c, 1) for b, c in zip(widths[1:], reversed(channels), strict=True))

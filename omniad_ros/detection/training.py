@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
+from omniad_ros.core.geometry import Camera
 from omniad_ros.detection import comparison as compare
 from omniad_ros.detection.anomalies import Pair, cropped, nuisances, rendered, with_anomalies
 from omniad_ros.detection.calibration import Calibration, logistic_fit, region_level, useful_band
@@ -24,10 +26,8 @@ from omniad_ros.detection.student import (
     padded,
     to_tensor,
 )
-from omniad_ros.detection.survey_views import SurveyViews, chosen
 from omniad_ros.detection.view import OURS, DetectorOptions, View, resized
-from omniad_ros.feedback import OmniadError, Progress, part, quiet
-from omniad_ros.geometry import Camera
+from omniad_ros.reference.photographs import SurveyViews, chosen
 
 TUNING_RATE = 1e-3
 """At a third of it the comparison learnt a site's faults of reference too slowly (docs/detection.md)."""
@@ -54,7 +54,9 @@ def train_detector(
     Raises OmniadError where there are fewer than 8 trained or 4 held-out views.
     """
     if len(trained) < 8 or len(heldout) < 4:
-        raise OmniadError("a detector needs at least 8 views to learn from and 4 held out to calibrate on; survey more images")
+        raise OmniadError(
+            "a detector needs at least 8 views to learn from and 4 held out to calibrate on; survey more images"
+        )
     checked_views(trained, "survey")
     checked_views(heldout, "held-out")
     started = time.monotonic()
@@ -141,7 +143,9 @@ def train_student(
     generator, late = np.random.default_rng(options.seed), []
     inputs = normalized(padded(to_tensor(images))).to(where)
     for step in range(options.distillation_steps):
-        batch = inputs[generator.choice(len(images), 4, replace=len(images) < 4)].contiguous(memory_format=torch.channels_last)
+        batch = inputs[generator.choice(len(images), 4, replace=len(images) < 4)].contiguous(
+            memory_format=torch.channels_last
+        )
         with learning(where):
             with torch.no_grad():
                 maps = teacher(batch)
@@ -203,7 +207,12 @@ def tune_comparison(
 
 
 def calibrate(
-    networks: Networks, views: list[View], others: list[View], options: DetectorOptions, rng: np.random.Generator, progress: Progress
+    networks: Networks,
+    views: list[View],
+    others: list[View],
+    options: DetectorOptions,
+    rng: np.random.Generator,
+    progress: Progress,
 ) -> Scores:
     """Weights and thresholds from normal views that no network has seen, plain and with planted anomalies."""
     smallest = max(1, round(options.smallest_region * views[0].image.shape[0] * views[0].image.shape[1]))
@@ -237,7 +246,9 @@ def calibrate(
             known = -alarm.ravel()[drawn]
             features.append(np.stack([own * ~unsure, standardized, own * unsure, -1.0 * unsure, known], axis=1))
             labels.append(np.full(len(drawn), label))
-    compared, distilled, unsure, doubt, alarm, _ = logistic_fit(np.concatenate(features), np.concatenate(labels)).tolist()
+    compared, distilled, unsure, doubt, alarm, _ = logistic_fit(
+        np.concatenate(features), np.concatenate(labels)
+    ).tolist()
     weights = max(compared, 0.05), max(distilled, 0.0)
     scores = Scores(mean, deviation, *weights, alone, None, max(unsure, 0.0), doubt, max(alarm, 0.0))
     maps = [scores.fuse(c, d, doubtful, alarm) for d, c, _, doubtful, alarm in normal]
@@ -246,7 +257,9 @@ def calibrate(
         scores.fuse(c, d, doubtful, alarm)[counts & (mask > 0.5)] for d, c, mask, counts, doubtful, alarm in planted
     ])  # fmt: skip
     band = useful_band(background, found)
-    fused = Calibration.fitted(_levels(maps, covers, smallest), float(np.median(background)), options.false_alarm_rate, band)
+    fused = Calibration.fitted(
+        _levels(maps, covers, smallest), float(np.median(background)), options.false_alarm_rate, band
+    )
     return replace(scores, fused=fused)
 
 
@@ -255,7 +268,9 @@ def known_alarm(view: View) -> np.ndarray:
     return np.zeros(view.depth.shape, np.float32) if view.alarm is None else view.alarm
 
 
-def _raw(networks: Networks, frame: np.ndarray, reference: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def _raw(
+    networks: Networks, frame: np.ndarray, reference: np.ndarray, covered: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
     distances = networks.distillation_scores([np.uint8(np.clip(frame, 0, 1) * 255)])[0]
     return distances, None if networks.comparison is None else networks.comparison_scores(frame, reference, covered)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Pose
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.geometry import Pose
 
 GAP, UNSURE_GAP = 15, 9
 """Pixels at working size: of what is not covered, and of what hardly a photograph bears out."""
@@ -34,7 +34,9 @@ class View:
 
     def resized(self, size: tuple[int, int]) -> View:
         """The same view with image, reference and depth at ``size`` (width, height), not yet redrawn."""
-        return View(resized(self.image, size), resized(self.reference, size), resized_depth(self.depth, size), self.pose)
+        return View(
+            resized(self.image, size), resized(self.reference, size), resized_depth(self.depth, size), self.pose
+        )
 
     @property
     def covered(self) -> np.ndarray:
@@ -79,7 +81,10 @@ class DetectorOptions:
             raise OmniadError("false_alarm_rate must lie between 0 and 1")
         if self.longest_side < 64:
             raise OmniadError("longest_side must be at least 64 pixels")
-        if min(self.distillation_steps, self.comparison_steps, self.adaptation_steps) < 0 or not 0 <= self.smallest_region < 1:
+        if (
+            min(self.distillation_steps, self.comparison_steps, self.adaptation_steps) < 0
+            or not 0 <= self.smallest_region < 1
+        ):
             raise OmniadError("a detector's steps and smallest region cannot be negative")
 
     def working_size(self, image: np.ndarray) -> tuple[int, int]:
@@ -125,4 +130,6 @@ def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def resized_depth(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A depth map at ``size`` (width, height), not blended over edges or into NaN."""
-    return depth if (depth.shape[1], depth.shape[0]) == size else cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
+    return (
+        depth if (depth.shape[1], depth.shape[0]) == size else cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
+    )

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from omniad_ros.core.feedback import Progress, part, quiet
 from omniad_ros.evaluation.metrics import PixelMeter, image_auroc, image_score
-from omniad_ros.feedback import Progress, part, quiet
 
 ROWS = ("RD", "+ attention", "+ INV", "+ QANV", "+ QANV, random teacher", "+ reference comparison (ours)")
 COLUMNS = ("auroc", "aupro", "max_f1", "image_auroc")
@@ -55,7 +55,9 @@ def ablation(data: AblationData, progress: Progress = quiet) -> dict[str, dict]:
     return results
 
 
-def _distilled(options, images: list[np.ndarray], random: bool, progress: Progress) -> Callable[[np.ndarray], np.ndarray]:
+def _distilled(
+    options, images: list[np.ndarray], random: bool, progress: Progress
+) -> Callable[[np.ndarray], np.ndarray]:
     """A student of these images, as a function from a frame to its heatmap."""
     import torch
 
@@ -86,5 +88,7 @@ def format_ablation(results: dict[str, dict]) -> str:
     """The ablation as a table for a terminal."""
     lines = [f"{'ablation':32s}" + "".join(f"{c:>13s}" for c in COLUMNS)]
     for name, row in results.items():
-        lines.append(f"{name:32s}" + "".join(f"{'-' if row[c] is None else format(row[c], '.4f'):>13s}" for c in COLUMNS))
+        lines.append(
+            f"{name:32s}" + "".join(f"{'-' if row[c] is None else format(row[c], '.4f'):>13s}" for c in COLUMNS)
+        )
     return "\n".join(lines)

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from omniad_ros.feedback import Progress, quiet
-from omniad_ros.geometry import Pose
-from omniad_ros.inspection import InspectionOptions, Inspector
+from omniad_ros.core.feedback import Progress, quiet
+from omniad_ros.core.geometry import Pose
+from omniad_ros.patrol.pipeline import InspectionOptions, Inspector
 from omniad_ros.site import Site
 
 STAGES = ("localize", "render", "detect", "track", "total")

@@ -14,17 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
+from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
+from omniad_ros.core.files import write_json
+from omniad_ros.core.geometry import Camera, Rectifier
+from omniad_ros.core.images import check_picture, read_picture, write_image
 from omniad_ros.evaluation.ablation import AblationData, ablation, format_ablation
 from omniad_ros.evaluation.layouts import Dataset, TestFrame, find_datasets, read_dataset, read_mask
 from omniad_ros.evaluation.metrics import PixelMeter, image_auroc, image_score, psnr
 from omniad_ros.evaluation.patrol_score import SUCCESS_DEGREES, SUCCESS_METRES, Alignment
 from omniad_ros.evaluation.sheet import ContactSheet, Row
-from omniad_ros.feedback import OmniadError, Progress, part, quiet
-from omniad_ros.geometry import Camera, Rectifier
-from omniad_ros.site import Site, write_image, write_json
-from omniad_ros.survey import read_survey
-from omniad_ros.survey.pictures import check_picture, read_picture
-from omniad_ros.survey.source import LONGEST_SIDE, SurveySource
+from omniad_ros.recordings import read_survey
+from omniad_ros.recordings.source import LONGEST_SIDE, SurveySource
+from omniad_ros.site import Site
 
 STAGES = ("localize", "render", "detect", "total")
 OWN_FILES = ("site", "survey", "adapted", "contact_sheet.jpg")
@@ -85,8 +86,8 @@ def evaluate_dataset(
     all, outside the masks) of the covered pixels at working resolution; ms are medians. What cannot be known is None.
     Raises OmniadError where the dataset, the site or ``out`` cannot be used.
     """
-    from omniad_ros.building import build_site
-    from omniad_ros.inspection import InspectionOptions, Inspector
+    from omniad_ros.building.build import build_site
+    from omniad_ros.patrol.pipeline import InspectionOptions, Inspector
 
     dataset, out = read_dataset(root), Path(out)
     _check_out(out, *OWN_FILES)
@@ -136,7 +137,7 @@ def evaluate_dataset(
 
 def _adapt(site: Site, inspector, dataset: Dataset, cameras: _TestCameras, folder: Path, progress: Progress) -> None:
     """Give the inspector a copy of the site's detector that is adapted to the poses of the test images."""
-    from omniad_ros.building import adapt_into
+    from omniad_ros.building.build import adapt_into
     from omniad_ros.detection import Detector
 
     poses = []
@@ -158,7 +159,7 @@ class _Kept:
         self.frames, self.masks, self.ours, self.aligned = [], [], [], []
 
     def add(self, image: np.ndarray, mask: np.ndarray, inspection, small: Camera) -> None:
-        from omniad_ros.inspection import resize
+        from omniad_ros.patrol.pipeline import resize
 
         self.frames.append(resize(image, small))
         self.masks.append(resize(mask.astype(np.uint8), small, nearest=True) > 0)
@@ -167,9 +168,9 @@ class _Kept:
             self.aligned.append(inspection.rendering.image)
 
     def ablation(self, site: Site, options, progress: Progress) -> dict:
-        from omniad_ros.building import BuildOptions
-        from omniad_ros.inspection import resize
-        from omniad_ros.rendering import load_field, novel_poses
+        from omniad_ros.building.build import BuildOptions
+        from omniad_ros.patrol.pipeline import resize
+        from omniad_ros.reference import load_field, novel_poses
 
         images, field = site.mapped, load_field(site.radiance_dir)
         camera = images.camera.fitted(options.longest_side)
@@ -198,7 +199,9 @@ def _check_frames(dataset: Dataset, source: SurveySource | None) -> None:
         width, height, _ = check_picture(frame.image, source is None or source.upright)
         camera = source.camera if source else None
         if camera and not _same_shape(width, height, camera.width, camera.height):
-            raise OmniadError(f"{frame.image} is {width}x{height}; that is not the shape of the survey's {camera.width}x{camera.height}")
+            raise OmniadError(
+                f"{frame.image} is {width}x{height}; that is not the shape of the survey's {camera.width}x{camera.height}"
+            )
         if frame.mask is not None:
             w, h, _ = check_picture(frame.mask, upright=False)
             if not _same_shape(w, h, width, height):
@@ -212,7 +215,9 @@ def _same_shape(width: int, height: int, other_width: int, other_height: int) ->
 def _check_out(out: Path, *own: str) -> None:
     if out.exists() and not out.is_dir():
         raise OmniadError(f"{out} is a file; choose a folder")
-    foreign = [entry.name for entry in out.iterdir() if entry.name not in (*own, "metrics.json")] if out.exists() else []
+    foreign = (
+        [entry.name for entry in out.iterdir() if entry.name not in (*own, "metrics.json")] if out.exists() else []
+    )
     if foreign:
         raise OmniadError(f"{out} is not empty (it holds {foreign[0]}); choose an empty output folder")
 
@@ -289,7 +294,7 @@ class _Score:
         self.sheet = ContactSheet()
 
     def add(self, frame: TestFrame, image: np.ndarray, mask: np.ndarray, inspection, camera: Camera) -> None:
-        from omniad_ros.inspection import resize
+        from omniad_ros.patrol.pipeline import resize
 
         f1 = None
         if frame.normal or frame.mask is not None:
@@ -308,7 +313,9 @@ class _Score:
             clean = seen & ~resize(mask.astype(np.uint8), small, nearest=True).astype(bool)
             quality = psnr(resize(image, small), inspection.rendering.image, clean)
         self.outcomes.append(
-            _Outcome(frame, image_score(inspection.heatmap), localized, metres, degrees, quality, covered, inspection.ms)
+            _Outcome(
+                frame, image_score(inspection.heatmap), localized, metres, degrees, quality, covered, inspection.ms
+            )
         )
         reference = None if inspection.rendering is None else inspection.rendering.image
         title = f"{frame.kind}/{frame.image.stem}" + ("" if localized else "  not localized")
@@ -392,7 +399,10 @@ def format_table(results: dict[str, dict], by_kind: bool = False) -> str:
             absent = {"localization": {"success": None}, "reference": {"psnr": None}, "ms": {"total": None}}
             rows.append((f"  {kind}", *(_cell(read({**absent, **own}), form) for _, read, form in COLUMNS)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]).rstrip() for row in rows]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]).rstrip()
+        for row in rows
+    ]
     return "\n".join(lines)
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Pose
-from omniad_ros.site import read_json, write_json
-from omniad_ros.survey.pictures import SUFFIXES, list_images
-from omniad_ros.survey.transforms import ImageFinder, find_transforms, read_frames, read_pose
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.files import read_json, write_json
+from omniad_ros.core.geometry import Pose
+from omniad_ros.core.images import SUFFIXES, list_images
+from omniad_ros.recordings.transforms import ImageFinder, find_transforms, read_frames, read_pose
 
 NORMAL_KINDS = ("good", "normal", "ok")
 HOLDOUT = 8
@@ -68,9 +68,15 @@ class Dataset:
             return self.survey
         data = read_json(self.survey)
         finder = ImageFinder(self.survey.parent, self.root)
-        kept = [(frame, finder.find(frame["file_path"])) for frame in data["frames"] if frame["file_path"] not in self.held_out]
+        kept = [
+            (frame, finder.find(frame["file_path"]))
+            for frame in data["frames"]
+            if frame["file_path"] not in self.held_out
+        ]
         folder.mkdir(parents=True, exist_ok=True)
-        data["frames"] = [{**frame, "file_path": os.path.relpath(image, folder)} for frame, image in kept if image is not None]
+        data["frames"] = [
+            {**frame, "file_path": os.path.relpath(image, folder)} for frame, image in kept if image is not None
+        ]
         write_json(folder / "transforms.json", data)
         return folder / "transforms.json"
 
@@ -104,20 +110,30 @@ def read_dataset(root: Path) -> Dataset:
     if not any(images for _, images in folders):
         raise OmniadError(f"{tests} has no images: looked for test/good/*.png and test/<kind>/*.png")
     if transforms is None and not any((root / place).is_dir() for place in ("train", "images")):
-        raise OmniadError(f"{root} has no normal images: looked for train/good (MAD, ToyCity, MVTec) and transforms.json (nerfstudio)")
+        raise OmniadError(
+            f"{root} has no normal images: looked for train/good (MAD, ToyCity, MVTec) and transforms.json (nerfstudio)"
+        )
     poses = read_true_poses(root)
     frames, unmasked = [], []
     for kind, images in folders:
         normal = kind.lower() in NORMAL_KINDS
         masks = {} if normal else _masks_of(root, kind)
         for image in images:
-            mask = next((masks[name] for pattern in MASK_NAMES if (name := pattern.format(stem=image.stem).lower()) in masks), None)
+            mask = next(
+                (masks[name] for pattern in MASK_NAMES if (name := pattern.format(stem=image.stem).lower()) in masks),
+                None,
+            )
             if mask is None and not normal:
                 unmasked.append(image)
             pose = poses.get(f"{kind}/{image.stem}".lower(), poses.get(f"test/{image.stem}".lower()))
             frames.append(TestFrame(image, "good" if normal else kind, mask, pose))
     if poses and not any(frame.pose for frame in frames):
-        logger.warning("none of the poses in %s is of a test image: expected paths as test/%s/%s", root, folders[0][0], frames[0].image.name)
+        logger.warning(
+            "none of the poses in %s is of a test image: expected paths as test/%s/%s",
+            root,
+            folders[0][0],
+            frames[0].image.name,
+        )
     if unmasked:
         logger.warning(
             "%d anomalous images have no mask (looked for ground_truth/<kind>/<name>_mask.png for %s): left out of the pixel metrics",
@@ -136,7 +152,11 @@ def _masks_of(root: Path, kind: str) -> dict[str, Path]:
     """The masks of one kind of anomaly by their names in lower case, without suffix."""
     masks: dict[str, Path] = {}
     for place in (root / folder for folder in MASK_FOLDERS):
-        own = [child for child in place.iterdir() if child.is_dir() and child.name.lower() == kind.lower()] if place.is_dir() else []
+        own = (
+            [child for child in place.iterdir() if child.is_dir() and child.name.lower() == kind.lower()]
+            if place.is_dir()
+            else []
+        )
         for folder in (*own, place) if place.is_dir() else ():
             for image in list_images(folder):
                 masks.setdefault(image.stem.lower(), image)
@@ -185,7 +205,9 @@ def read_true_poses(root: Path) -> dict[str, Pose]:
             pose = read_pose(frame, path)
             if pose is not None:
                 named = Path(parts[-1])
-                poses[f"{parts[-2] if len(parts) > 1 else 'test'}/{named.stem if named.suffix in SUFFIXES else named}"] = pose
+                poses[
+                    f"{parts[-2] if len(parts) > 1 else 'test'}/{named.stem if named.suffix in SUFFIXES else named}"
+                ] = pose
         if poses:
             return poses
     return {}
@@ -207,12 +229,16 @@ def _hold_out(root: Path, transforms: Path) -> Dataset:
     data = read_json(transforms)
     frames = read_frames(data, transforms)
     finder = ImageFinder(transforms.parent, root)
-    frames = [frame for frame in frames if finder.find(str(frame.get("file_path", ""))) is not None]  # as `read_transforms` does
+    frames = [
+        frame for frame in frames if finder.find(str(frame.get("file_path", ""))) is not None
+    ]  # as `read_transforms` does
     names = [str(frame["file_path"]) for frame in frames]
     chosen = [n for n in data.get("test_filenames", []) if n in names] or names[HOLDOUT // 2 :: HOLDOUT]
     if len(chosen) < 1 or len(names) - len(chosen) < 3:
         raise OmniadError(f"{transforms} has too few images ({len(names)}) to keep some as test frames")
     tests = [
-        TestFrame(finder.find(name), "good", None, read_pose(frame, transforms)) for frame, name in zip(frames, names) if name in chosen
+        TestFrame(finder.find(name), "good", None, read_pose(frame, transforms))
+        for frame, name in zip(frames, names)
+        if name in chosen
     ]
     return Dataset(root, "nerfstudio", transforms, tuple(tests), tuple(chosen))

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.files import read_json
+from omniad_ros.core.geometry import Pose, similarity
 from omniad_ros.evaluation.metrics import PixelMeter
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Pose, similarity
-from omniad_ros.site import Site, read_json
-from omniad_ros.survey.transforms import read_frames, read_pose
+from omniad_ros.recordings.transforms import read_frames, read_pose
+from omniad_ros.site import Site
 
 FOUND_METRES, FALSE_METRES, LARGE_METRES = 0.3, 0.5, 0.6
 SUCCESS_METRES, SUCCESS_DEGREES = 0.05, 2.0

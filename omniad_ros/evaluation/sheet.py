@@ -50,7 +50,12 @@ class ContactSheet:
             sections.insert(0, ("anomalous frames, best first", ranked))
         else:
             middle = (len(ranked) - EACH) // 2
-            sections = [("best", ranked[:EACH]), ("median", ranked[middle : middle + EACH]), ("worst", ranked[-EACH:]), *sections]
+            sections = [
+                ("best", ranked[:EACH]),
+                ("median", ranked[middle : middle + EACH]),
+                ("worst", ranked[-EACH:]),
+                *sections,
+            ]
         width = len(HEADINGS) * TILE + (len(HEADINGS) + 1) * GAP
         parts = [_headings(width)]
         for title, strips in sections:
@@ -88,13 +93,17 @@ def _strip(row: Row) -> np.ndarray:
 
 
 def _fit(image: np.ndarray, height: int) -> np.ndarray:
-    return cv2.resize(image, (TILE, height), interpolation=cv2.INTER_AREA if image.shape[1] > TILE else cv2.INTER_LINEAR)
+    return cv2.resize(
+        image, (TILE, height), interpolation=cv2.INTER_AREA if image.shape[1] > TILE else cv2.INTER_LINEAR
+    )
 
 
 def _headings(width: int) -> np.ndarray:
     line = np.full((34, width, 3), PAPER, np.uint8)
     for index, heading in enumerate(HEADINGS):
-        cv2.putText(line, heading, (GAP + index * (TILE + GAP), 22), cv2.FONT_HERSHEY_SIMPLEX, 0.55, INK, 1, cv2.LINE_AA)
+        cv2.putText(
+            line, heading, (GAP + index * (TILE + GAP), 22), cv2.FONT_HERSHEY_SIMPLEX, 0.55, INK, 1, cv2.LINE_AA
+        )
     return line
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pycolmap
 
-from omniad_ros.geometry import Camera, Pose
+from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.mapping import colmap
 
 MIN_MATCHES = 6
@@ -24,7 +24,9 @@ MAP_NOISE = 7e-5
 """How well the map itself is known around a camera: metres a metre of distance to the scene, and radians."""
 
 
-def estimate(camera: Camera, pixels: np.ndarray, points: np.ndarray, max_error: float) -> tuple[Pose, np.ndarray] | None:
+def estimate(
+    camera: Camera, pixels: np.ndarray, points: np.ndarray, max_error: float
+) -> tuple[Pose, np.ndarray] | None:
     """Pose and inlier mask (N,) from matches with outliers, by LO-RANSAC with P3P; None where there is none.
 
     pixels: (N, 2); points: (N, 3) in the map; max_error: pixels.
@@ -41,7 +43,9 @@ def estimate(camera: Camera, pixels: np.ndarray, points: np.ndarray, max_error: 
     return Pose.from_matrix(result["cam_from_world"].matrix()).inverse(), np.asarray(result["inlier_mask"], bool)
 
 
-def estimates(camera: Camera, pixels: np.ndarray, points: np.ndarray, max_error: float) -> tuple[list[Pose], np.ndarray] | None:
+def estimates(
+    camera: Camera, pixels: np.ndarray, points: np.ndarray, max_error: float
+) -> tuple[list[Pose], np.ndarray] | None:
     """Candidate poses and the inlier mask (N,) of matches with outliers; None where there is none.
 
     Points near one plane or far away look nearly the same from two places (Schweighofer and Pinz, 2006), and within
@@ -57,7 +61,9 @@ def estimates(camera: Camera, pixels: np.ndarray, points: np.ndarray, max_error:
 
 def settle(camera: Camera, poses: Sequence[Pose], pixels: np.ndarray, points: np.ndarray) -> tuple[list[Pose], float]:
     """Refine candidate poses; returns the different ones that are left, the likeliest first, and its log-likelihood's lead."""
-    refined = sorted((refine(camera, pose, pixels, points) for pose in poses), key=lambda pose: cost(camera, pose, pixels, points))
+    refined = sorted(
+        (refine(camera, pose, pixels, points) for pose in poses), key=lambda pose: cost(camera, pose, pixels, points)
+    )
     left = refined[:1]
     for pose in refined[1:]:
         metres, degrees = pose.distance(left[0])
@@ -78,7 +84,12 @@ def refine(camera: Camera, pose: Pose, pixels: np.ndarray, points: np.ndarray) -
     """Least squares of the reprojection error under a Cauchy loss."""
     options = pycolmap.AbsolutePoseRefinementOptions(loss_function_scale=LOSS_SCALE, gradient_tolerance=1e-4)
     result = pycolmap.refine_absolute_pose(
-        colmap.cam_from_world(pose), pixels.astype(np.float64), points, np.ones(len(points), bool), colmap.colmap_camera(camera), options
+        colmap.cam_from_world(pose),
+        pixels.astype(np.float64),
+        points,
+        np.ones(len(points), bool),
+        colmap.colmap_camera(camera),
+        options,
     )
     return pose if result is None else Pose.from_matrix(result["cam_from_world"].matrix()).inverse()
 
@@ -95,7 +106,9 @@ def covariance(camera: Camera, pose: Pose, pixels: np.ndarray, points: np.ndarra
     arms = points - pose.translation
     x, y, z = (arms @ pose.rotation).T
     zero = np.zeros_like(z)
-    projection = np.stack([camera.fx / z, zero, -camera.fx * x / z**2, zero, camera.fy / z, -camera.fy * y / z**2], axis=1)
+    projection = np.stack(
+        [camera.fx / z, zero, -camera.fx * x / z**2, zero, camera.fy / z, -camera.fy * y / z**2], axis=1
+    )
     ax, ay, az = arms.T
     cross = np.stack([zero, -az, ay, az, zero, -ax, -ay, ax, zero], axis=1).reshape(-1, 3, 3)
     motion = np.concatenate([np.tile(-np.eye(3), (len(z), 1, 1)), cross], axis=2)

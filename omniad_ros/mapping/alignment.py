@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from omniad_ros.geometry import Pose
+from omniad_ros.core.geometry import Pose
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,12 @@ def _scale(poses: Sequence[Pose], priors: Sequence[Pose]) -> float | None:
     steps = 1
     while steps < len(ours):
         moves, prior_moves = (
-            np.array([a.rotation.T @ (b.translation - a.translation) for a, b in zip(path, path[steps:])]) for path in (ours, theirs)
+            np.array([a.rotation.T @ (b.translation - a.translation) for a, b in zip(path, path[steps:])])
+            for path in (ours, theirs)
         )
         turns, prior_turns = (
-            Rotation.from_matrix([a.rotation.T @ b.rotation for a, b in zip(path, path[steps:])]) for path in (ours, theirs)
+            Rotation.from_matrix([a.rotation.T @ b.rotation for a, b in zip(path, path[steps:])])
+            for path in (ours, theirs)
         )
         length = np.linalg.norm(moves, axis=1)
         moved = length > 1e-9 * length.max()

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pycolmap
 
-from omniad_ros.feedback import OmniadError
+from omniad_ros.core.feedback import OmniadError
 from omniad_ros.mapping.features import Features, unit
 
 
@@ -46,7 +46,9 @@ class AlikedSource:
         height, width = image.shape[:2]
         keypoints, descriptors = self._extractor.extract_from_uint8_array(np.ascontiguousarray(image))
         keypoints = pycolmap.keypoints_to_matrix(keypoints)[:, :2].astype(np.float32)
-        return Features(keypoints, unit(descriptors.to_float().data), np.ones(len(keypoints), np.float32), (width, height))
+        return Features(
+            keypoints, unit(descriptors.to_float().data), np.ones(len(keypoints), np.float32), (width, height)
+        )
 
     def match(self, first: Features, second: Features) -> np.ndarray:
         """Nearest neighbours of each other that pass the ratio test."""

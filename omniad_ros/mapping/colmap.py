@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from omniad_ros.feedback import Progress
-from omniad_ros.geometry import Camera, Pose
+from omniad_ros.core.feedback import Progress
+from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.mapping.features import Features, FeatureSource, is_sift, quantised
 
 SEED = 1
@@ -68,7 +68,9 @@ def pose_of(image: pycolmap.Image) -> Pose:
     return Pose.from_matrix(image.cam_from_world().matrix()).inverse()
 
 
-def empty_model(cameras: Sequence[Camera], names: Sequence[str], poses: Sequence[Pose | None], known: bool = True) -> pycolmap.Reconstruction:
+def empty_model(
+    cameras: Sequence[Camera], names: Sequence[str], poses: Sequence[Pose | None], known: bool = True
+) -> pycolmap.Reconstruction:
     """A model without points. ``cameras`` holds one camera for all images, or one an image; images without pose are absent."""
     model = pycolmap.Reconstruction()
     for index, camera in enumerate(cameras):
@@ -81,7 +83,9 @@ def empty_model(cameras: Sequence[Camera], names: Sequence[str], poses: Sequence
     return model
 
 
-def write_database(path: Path, cameras: Sequence[Camera], names: Sequence[str], features: Sequence[Features], known: bool) -> None:
+def write_database(
+    path: Path, cameras: Sequence[Camera], names: Sequence[str], features: Sequence[Features], known: bool
+) -> None:
     """A new COLMAP database with the images and their features (descriptors only where they are SIFT's).
 
     known: the cameras' focal lengths are given and no guess.
@@ -162,7 +166,9 @@ def verified_pairs(path: Path) -> list[VerifiedPair]:
     return pairs
 
 
-def mapping_options(tolerances: Tolerances, known: bool = True, seed: int = SEED) -> pycolmap.IncrementalPipelineOptions:
+def mapping_options(
+    tolerances: Tolerances, known: bool = True, seed: int = SEED
+) -> pycolmap.IncrementalPipelineOptions:
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = seed
     options.num_threads = threads()
@@ -188,7 +194,14 @@ def mapping_options(tolerances: Tolerances, known: bool = True, seed: int = SEED
 
 
 def map_incrementally(
-    path: Path, images: Path, out: Path, count: int, tolerances: Tolerances, known: bool, progress: Progress, seed: int = SEED
+    path: Path,
+    images: Path,
+    out: Path,
+    count: int,
+    tolerances: Tolerances,
+    known: bool,
+    progress: Progress,
+    seed: int = SEED,
 ) -> list[pycolmap.Reconstruction]:
     """Structure from motion (Schönberger and Frahm, 2016) on verified pairs; models in their own frames.
 
@@ -201,11 +214,15 @@ def map_incrementally(
         progress(min(registered[0] / count, 1.0), f"registered {min(registered[0], count)} of {count} images")
 
     out.mkdir(exist_ok=True)
-    models = pycolmap.incremental_mapping(path, images, out, mapping_options(tolerances, known, seed), next_image_callback=next_image)
+    models = pycolmap.incremental_mapping(
+        path, images, out, mapping_options(tolerances, known, seed), next_image_callback=next_image
+    )
     return list(models.values())
 
 
-def triangulate(model: pycolmap.Reconstruction, path: Path, images: Path, out: Path, tolerances: Tolerances) -> pycolmap.Reconstruction:
+def triangulate(
+    model: pycolmap.Reconstruction, path: Path, images: Path, out: Path, tolerances: Tolerances
+) -> pycolmap.Reconstruction:
     """The model with points triangulated from the database's verified pairs; its poses stay."""
     out.mkdir(exist_ok=True)
     options = mapping_options(tolerances)

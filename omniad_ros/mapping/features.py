@@ -17,7 +17,7 @@ import cv2
 import h5py
 import numpy as np
 
-from omniad_ros.feedback import OmniadError
+from omniad_ros.core.feedback import OmniadError
 
 KEYPOINT_ORIGIN = 0.5
 """hloc stores keypoints with pixel centres at integers; this package has them at half-integers, as COLMAP does."""
@@ -139,7 +139,9 @@ def named_source(name: str) -> FeatureSource:
         from omniad_ros.mapping.hloc_features import HlocOptions, HlocSource
 
         return HlocSource(HlocOptions(*rest))
-    raise OmniadError(f"there are no features named '{name}': give 'sift', 'aliked' or 'hloc/EXTRACTOR/MATCHER[/RETRIEVAL]', e.g. {EXAMPLE}")
+    raise OmniadError(
+        f"there are no features named '{name}': give 'sift', 'aliked' or 'hloc/EXTRACTOR/MATCHER[/RETRIEVAL]', e.g. {EXAMPLE}"
+    )
 
 
 def open_source(description: dict) -> FeatureSource:
@@ -154,7 +156,9 @@ def open_source(description: dict) -> FeatureSource:
         from omniad_ros.mapping.hloc_features import HlocOptions, HlocSource
 
         return HlocSource(HlocOptions(**description["options"]))
-    raise OmniadError(f"the map was built with features of an unknown kind, '{description.get('features')}'; update omniad_ros")
+    raise OmniadError(
+        f"the map was built with features of an unknown kind, '{description.get('features')}'; update omniad_ros"
+    )
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -185,7 +189,9 @@ def write_features(file: h5py.File, name: str, features: Features) -> None:
     group = file.create_group(name)
     group["keypoints"] = features.keypoints - np.float32(KEYPOINT_ORIGIN)
     group["scores"] = features.scores.astype(np.float16)
-    group["descriptors"] = (quantised(features.descriptors) if is_sift(features) else features.descriptors.astype(np.float16)).T
+    group["descriptors"] = (
+        quantised(features.descriptors) if is_sift(features) else features.descriptors.astype(np.float16)
+    ).T
     group["image_size"] = np.array(features.size)
     for key, values in features.extra.items():
         group[key] = values

@@ -14,10 +14,12 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from omniad_ros.feedback import OmniadError
+from omniad_ros.core.feedback import OmniadError
 from omniad_ros.mapping.features import KEYPOINT_ORIGIN, Features, unit
 
-INSTALL = "git clone --recursive https://github.com/cvg/Hierarchical-Localization && pip install ./Hierarchical-Localization"
+INSTALL = (
+    "git clone --recursive https://github.com/cvg/Hierarchical-Localization && pip install ./Hierarchical-Localization"
+)
 NOT_EXTRA = ("keypoints", "scores", "keypoint_scores", "descriptors", "image_size")
 
 
@@ -44,7 +46,9 @@ class HlocSource:
         extract_features, match_features = _hloc()
         self._extraction = _configuration(extract_features.confs, options.extractor, "extractor")
         self._matching = _configuration(match_features.confs, options.matcher, "matcher")
-        self._retrieval = _configuration(extract_features.confs, options.retrieval, "retrieval") if options.retrieval else None
+        self._retrieval = (
+            _configuration(extract_features.confs, options.retrieval, "retrieval") if options.retrieval else None
+        )
 
     def extract(self, image: np.ndarray) -> Features:
         tensor = _prepared(image, self._extraction["preprocessing"])
@@ -54,7 +58,9 @@ class HlocSource:
         # hloc takes all keypoints to have pixel centres at integers; those of COLMAP's SIFT have them at half-integers
         origin = 0.0 if self._extraction["model"]["name"] == "dog" else KEYPOINT_ORIGIN
         scores = found.get("scores", found.get("keypoint_scores"))
-        extra = {key: value for key, value in found.items() if key not in NOT_EXTRA and len(value) == len(found["keypoints"])}
+        extra = {
+            key: value for key, value in found.items() if key not in NOT_EXTRA and len(value) == len(found["keypoints"])
+        }
         if "scales" in extra:
             extra["scales"] = extra["scales"] * scale.mean()
         return Features(
@@ -77,7 +83,9 @@ class HlocSource:
         if self._retrieval is None:
             return None
         tensor = _prepared(image, self._retrieval["preprocessing"])
-        return unit(_run(self._looker, {"image": tensor}, self.options.retrieval)["global_descriptor"].astype(np.float32))
+        return unit(
+            _run(self._looker, {"image": tensor}, self.options.retrieval)["global_descriptor"].astype(np.float32)
+        )
 
     def describe(self) -> dict:
         return {"features": "hloc", "options": asdict(self.options)}
@@ -106,7 +114,9 @@ def _hloc():
     try:
         from hloc import extract_features, match_features
     except ImportError as error:
-        raise OmniadError(f"hloc's features need hloc, and its import failed ({error}); install it with '{INSTALL}'") from error
+        raise OmniadError(
+            f"hloc's features need hloc, and its import failed ({error}); install it with '{INSTALL}'"
+        ) from error
     logging.getLogger("hloc").setLevel(logging.WARNING)
     return extract_features, match_features
 
@@ -125,7 +135,9 @@ def _model(package, configuration: dict, name: str):
         model = dynamic_load(package, configuration["name"])(dict(configuration))
     except Exception as error:  # missing packages or submodules, weights that cannot be downloaded: each in its own way
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OmniadError(f"hloc's '{name}' cannot be loaded ({reason}); install what it needs, or choose other features") from error
+        raise OmniadError(
+            f"hloc's '{name}' cannot be loaded ({reason}); install what it needs, or choose other features"
+        ) from error
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -152,7 +164,10 @@ def _as_hloc(features: Features, suffix: str) -> dict:
         "keypoints": features.keypoints - np.float32(KEYPOINT_ORIGIN), "scores": features.scores,
         "keypoint_scores": features.scores, "descriptors": features.descriptors.T, **features.extra,
     }  # fmt: skip
-    data = {key + suffix: torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))[None] for key, value in arrays.items()}
+    data = {
+        key + suffix: torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))[None]
+        for key, value in arrays.items()
+    }
     width, height = features.size
     return {**data, "image" + suffix: torch.empty((1, 1, height, width))}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from omniad_ros.feedback import OmniadError
+from omniad_ros.core.feedback import OmniadError
 from omniad_ros.mapping import colmap
 
 NEAR = 0.03
@@ -68,7 +68,9 @@ def _place(model: pycolmap.Reconstruction, index: int, pixel: tuple[float, float
     apart = np.array([np.hypot(*(p.xy - pixel)) for p in seen])
     near = [i for i in np.argsort(apart)[:3] if apart[i] < NEAR * camera.width]
     if not near:
-        raise OmniadError(f"the map has no point near pixel {pixel[0]:g}, {pixel[1]:g} of '{name}'; choose a place with more texture")
+        raise OmniadError(
+            f"the map has no point near pixel {pixel[0]:g}, {pixel[1]:g} of '{name}'; choose a place with more texture"
+        )
     depth = np.median([pose.inverse().apply(model.points3D[seen[i].point3D_id].xyz)[2] for i in near])
     ray = np.array([(pixel[0] - camera.cx) / camera.fx, (pixel[1] - camera.cy) / camera.fy, 1.0])
     return pose.apply(depth * ray)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial import cKDTree
 
-from omniad_ros.geometry import Pose
+from omniad_ros.core.geometry import Pose
 
 EXHAUSTIVE_LIMIT = 60
 IN_TIME, IN_SPACE, IN_LOOKS = 6, 20, 12

@@ -9,10 +9,10 @@ import pycolmap
 from safetensors.numpy import load_file
 from scipy.spatial import cKDTree
 
-from omniad_ros.feedback import OmniadError
-from omniad_ros.geometry import Pose
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.geometry import Pose
 from omniad_ros.mapping import colmap
-from omniad_ros.mapping.building import FEATURES, LOOKS, MODEL
+from omniad_ros.mapping.build import FEATURES, LOOKS, MODEL
 from omniad_ros.mapping.features import Features, StoredFeatures, open_features, open_source, read_description, unit
 from omniad_ros.mapping.pairs import pose_embedding
 from omniad_ros.mapping.retrieval import nearest_images, vlad
@@ -44,10 +44,17 @@ class StoredMap:
         image, point, pixel, keypoint, descriptors, looks = [], [], [], [], [], []
         with open_features(directory / FEATURES) as features, open_features(directory / LOOKS) as global_features:
             self.source = open_source(read_description(features))
-            self._vocabulary = global_features.attrs["vocabulary"].astype(np.float32) if "vocabulary" in global_features.attrs else None
+            self._vocabulary = (
+                global_features.attrs["vocabulary"].astype(np.float32)
+                if "vocabulary" in global_features.attrs
+                else None
+            )
             for index, image_id in enumerate(ids):
                 entry = model.images[image_id]
-                seen, observed = np.array(entry.get_observation_point2D_idxs(), dtype=int), entry.get_observation_points2D()
+                seen, observed = (
+                    np.array(entry.get_observation_point2D_idxs(), dtype=int),
+                    entry.get_observation_points2D(),
+                )
                 image.append(np.full(len(seen), index, np.int32))
                 point.append(np.array([number[p.point3D_id] for p in observed], np.int32))
                 pixel.append(np.array([p.xy for p in observed], np.float32).reshape(-1, 2))
@@ -59,7 +66,10 @@ class StoredMap:
         self._keypoint, self._descriptors = np.concatenate(keypoint), np.concatenate(descriptors)
         self._looks = np.stack(looks).astype(np.float32)
         self._first = np.searchsorted(self.points.image, np.arange(len(ids) + 1))
-        depths = [(self.xyz[self.points.point[self._rows(i)]] - p.translation) @ p.rotation[:, 2] for i, p in enumerate(self.poses)]
+        depths = [
+            (self.xyz[self.points.point[self._rows(i)]] - p.translation) @ p.rotation[:, 2]
+            for i, p in enumerate(self.poses)
+        ]
         self.scale = float(np.median(np.concatenate(depths)))
         self.similarity = self._chance_similarity()
         self._tree = cKDTree(pose_embedding(self.poses, self.scale))

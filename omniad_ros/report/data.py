@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from omniad_ros.geometry import Pose
+from omniad_ros.core.geometry import Pose
+from omniad_ros.patrol.tracks import Track
 from omniad_ros.site import SparsePoints
-from omniad_ros.tracking import Track
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,9 @@ def _headings(report: PatrolReport, frame: _Frame) -> str:
         return "".join(parts)
     (x0, y0), (x1, y1) = frame(posed[0].translation), frame(posed[-1].translation)
     parts.append(f'<circle class="start" cx="{x0:.1f}" cy="{y0:.1f}" r="6"><title>start of the patrol</title></circle>')
-    parts.append(f'<rect class="end" x="{x1 - 5:.1f}" y="{y1 - 5:.1f}" width="10" height="10"><title>end of the patrol</title></rect>')
+    parts.append(
+        f'<rect class="end" x="{x1 - 5:.1f}" y="{y1 - 5:.1f}" width="10" height="10"><title>end of the patrol</title></rect>'
+    )
     return "".join(parts)
 
 
@@ -196,7 +198,10 @@ def timeline_svg(steps: Sequence, label=None) -> str | None:
     parts, index = [], 0
     while index < len(steps):
         end = index
-        while end + 1 < len(steps) and (steps[end + 1].state, steps[end + 1].message) == (steps[index].state, steps[index].message):
+        while end + 1 < len(steps) and (steps[end + 1].state, steps[end + 1].message) == (
+            steps[index].state,
+            steps[index].message,
+        ):
             end += 1
         x0 = 1000 * (steps[index].stamp - start) / (length + typical)
         x1 = 1000 * (steps[end].stamp + typical - start) / (length + typical)

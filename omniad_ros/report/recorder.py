@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from omniad_ros.geometry import Pose
+from omniad_ros.core.geometry import Pose
 from omniad_ros.report.data import GalleryFrame, PatrolReport, RouteStep
 from omniad_ros.report.pictures import encode_jpeg
 
 if TYPE_CHECKING:
-    from omniad_ros.inspection import Inspection
+    from omniad_ros.patrol.pipeline import Inspection
+    from omniad_ros.patrol.tracks import Tracker
     from omniad_ros.site import Site
-    from omniad_ros.tracking import Tracker
 
 PICTURE_WIDTH = 360
 STAGES = ("localize", "render", "detect", "track", "total")
@@ -37,9 +37,11 @@ class PatrolRecorder:
 
     def add(self, stamp: float, image: np.ndarray, inspection: Inspection, odometry: Pose | None = None) -> None:
         """Take in one frame. image: the frame, uint8 RGB (H, W, 3); odometry: where odometry alone has the camera, in the map."""
-        from omniad_ros.inspection import overlay
+        from omniad_ros.patrol.pipeline import overlay
 
-        self._steps.append(RouteStep(stamp, inspection.pose, inspection.state, inspection.message, len(inspection.detections)))
+        self._steps.append(
+            RouteStep(stamp, inspection.pose, inspection.state, inspection.message, len(inspection.detections))
+        )
         if odometry is not None:
             self._odometry.append(odometry)
         if inspection.state == "ok":

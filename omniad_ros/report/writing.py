@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from omniad_ros import __version__
-from omniad_ros.feedback import OmniadError
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.files import write_atomically
 from omniad_ros.report.data import PatrolReport
 from omniad_ros.report.floorplan import clock, floorplan_svg, timeline_svg
 from omniad_ros.report.pictures import data_uri, snapshot_pictures
-from omniad_ros.site import write_atomically
 
 STAGES = ("localize", "render", "detect", "track")
 STATES = ("ok", "degraded", "lost")
@@ -86,7 +86,9 @@ def _headline(data: PatrolReport) -> tuple[str, bool]:
     if count:
         return ("One anomaly found" if count == 1 else f"{count} anomalies found"), False
     if share < MOSTLY:
-        return ("Nothing found, but most frames could not be inspected" if share else "No frame could be inspected"), False
+        return (
+            "Nothing found, but most frames could not be inspected" if share else "No frame could be inspected"
+        ), False
     doubtful = sum(step.detections > 0 for step in data.steps)
     if doubtful > DOUBTFUL * len(data.steps):
         words = "One picture shows something" if doubtful == 1 else f"{doubtful} pictures show something"
@@ -168,7 +170,14 @@ def _states(data: PatrolReport) -> list[dict]:
         steps = [step for step in data.steps if step.state == state]
         if steps:
             reasons = list(dict.fromkeys(step.message for step in steps if step.message))
-            rows.append({"state": state, "count": len(steps), "share": f"{len(steps) / len(data.steps):.0%}", "reasons": reasons[:3]})
+            rows.append(
+                {
+                    "state": state,
+                    "count": len(steps),
+                    "share": f"{len(steps) / len(data.steps):.0%}",
+                    "reasons": reasons[:3],
+                }
+            )
     return rows
 
 

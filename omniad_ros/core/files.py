@@ -1,0 +1,107 @@
+"""Files that are whole or not there: JSON, hashes, locks, and what a disk's errors mean to the user."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from omniad_ros.core.feedback import OmniadError
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write beside, then rename: the file is either the old one or the whole new one."""
+    data = data.encode() if isinstance(data, str) else data
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        raise
+
+
+def write_json(path: Path, data) -> None:
+    write_atomically(path, json.dumps(data, indent=1) + "\n")
+
+
+def read_json(path: Path):
+    """Parsed JSON. Raises OmniadError where the file is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text("utf-8-sig"))  # other tools may begin with a byte order mark
+    except FileNotFoundError:
+        raise OmniadError(f"{path} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise OmniadError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_blocks(file)
+        )
+
+
+def _sha256_blocks(file) -> str:  # Python 3.10 has no file_digest
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def check_empty(folder: Path) -> None:
+    """Raise OmniadError where an output folder holds something, or cannot be one."""
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise OmniadError(f"{folder} is not empty; choose an empty output folder")
+        place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise OmniadError(f"{folder} cannot be used: {error.strerror}") from error
+    if not place.is_dir():
+        raise OmniadError(f"{place} is a file; choose a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OmniadError(f"{place} cannot be written to; choose another folder")
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes from working on the same folder. Raises OmniadError where one does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise OmniadError(
+            f"another process is working on {folder}; wait until it is done, or choose another folder"
+        ) from None
+    except OSError:
+        pass  # a network disk that knows no locks
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OmniadError(
+                f"no space left on the disk of {path}; free some and run the same command again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise OmniadError(f"cannot write to {path}: {error.strerror}") from error
+        raise

@@ -1,0 +1,154 @@
+"""Image files as they come from cameras and datasets: found, checked and read as uint8 RGB.
+
+Transparent pixels become white, as in NeRF's synthetic scenes and MAD; 16-bit images are scaled to 8 bits. A photograph's
+orientation mark is applied where it is asked for: poses that another tool found belong to the pixels as they are stored.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from omniad_ros.core.feedback import OmniadError, Progress, quiet
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+ORIENTATION = 274
+UPRIGHT = {
+    2: lambda image: image[:, ::-1], 3: lambda image: image[::-1, ::-1], 4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1), 6: lambda image: np.rot90(image, -1), 7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    8: lambda image: np.rot90(image),
+}  # fmt: skip
+"""What EXIF's orientation marks ask for."""
+LAST_BYTES = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "WEBP": b"", "TIFF": b""}
+"""The formats of compressed images in messages, and what a whole one has in its last `PADDING` bytes."""
+PADDING = 4096
+
+
+def read_image(path: Path) -> np.ndarray:
+    """uint8 RGB (H, W, 3). Raises OmniadError where the file is no readable image."""
+    import cv2
+
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise OmniadError(f"{path} is missing or is not an image that can be read")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write a uint8 RGB or grey image; the suffix decides the format. Raises OSError where it cannot be written."""
+    import cv2
+
+    data = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    ok, encoded = cv2.imencode(path.suffix, data, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    if not ok:
+        raise ValueError(f"cannot encode an image of shape {image.shape} as {path.suffix}")
+    path.write_bytes(encoded.tobytes())
+
+
+def list_images(directory: Path) -> list[Path]:
+    """Image files directly in a directory, in natural order (2 before 10); hidden files are left out."""
+    files = [
+        p for p in directory.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+    ]
+    return sorted(files, key=lambda p: natural_key(p.name))
+
+
+def natural_key(name: str) -> list:
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name.lower())]
+
+
+def read_picture(path: Path, upright: bool = True) -> np.ndarray:
+    """uint8 RGB (H, W, 3) of an image file; upright: apply its orientation mark. Raises OmniadError where it cannot be read."""
+    import cv2
+    from PIL import Image
+
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise OmniadError(f"{path} is missing or is not an image that can be read")
+    if image.dtype == np.uint16:
+        image = (image // 257).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise OmniadError(f"{path} has pixels of type {image.dtype}; images must have 8 or 16 bits a channel")
+    if upright:
+        with Image.open(path) as file:
+            image = UPRIGHT.get(_orientation(file), lambda image: image)(image)
+    if image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    if image.shape[2] == 4:
+        alpha = image[..., 3:].astype(np.float32) / 255
+        image = np.round(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    return np.ascontiguousarray(image[..., 2::-1])
+
+
+def read_pictures(paths: Iterable[Path], upright: bool = True) -> Iterator[np.ndarray]:
+    return (read_picture(path, upright) for path in paths)
+
+
+def _orientation(image) -> int:
+    """EXIF's mark of an open PIL image, 1 for none."""
+    known = image.format != "PNG" or "exif" in image.info  # PIL would decode the whole of a PNG to look for more
+    return image.getexif().get(ORIENTATION, 1) if known else 1
+
+
+def check_pictures(paths: Sequence[Path], progress: Progress = quiet, upright: bool = True) -> tuple[int, int, bool]:
+    """Check that all files are whole images of one size.
+
+    Returns (width, height, plain): plain where every file may be used as it is (8-bit RGB JPEG or PNG, upright).
+    Raises OmniadError naming the first file that is unreadable or of another size.
+    """
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        facts = []
+        for path, fact in zip(paths, pool.map(lambda path: check_picture(path, upright), paths)):
+            facts.append(fact)
+            progress(len(facts) / len(paths), f"checking {path.name}")
+    size = facts[0][:2]
+    for path, fact in zip(paths, facts):
+        if fact[:2] != size:
+            raise OmniadError(
+                f"the images differ in size: {paths[0].name} is {size[0]}x{size[1]}, {path.name} is {fact[0]}x{fact[1]}; "
+                "a survey must come from one camera"
+            )
+    return *size, all(fact[2] for fact in facts)
+
+
+def check_picture(path: Path, upright: bool = True) -> tuple[int, int, bool]:
+    """(width, height, whether the file may be used as it is). Raises OmniadError where it is no whole image."""
+    import cv2
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            kind, mode, (width, height) = image.format, image.mode, image.size
+            turned = _orientation(image)
+            if kind == "PNG":
+                image.verify()  # checks every chunk's sum, which is far quicker than to decode
+            else:
+                image.draft("L", (width // 8, height // 8))
+                image.load()
+    except FileNotFoundError:
+        raise OmniadError(f"{path} is missing") from None
+    except Exception as error:
+        raise OmniadError(f"{path} is not an image that can be read ({error})") from error
+    if not cv2.haveImageReader(str(path)):
+        raise OmniadError(f"{path} is a {kind} image; expected one of {', '.join(SUFFIXES)}")
+    if upright and turned in (5, 6, 7, 8):
+        width, height = height, width
+    return width, height, kind in ("JPEG", "PNG") and mode == "RGB" and turned == 1
+
+
+def is_cut_off(kind: str, data: bytes | np.ndarray) -> bool:
+    """Whether the end of an encoded image is missing (kind: as PIL names it); decoders fill what it lacks with grey."""
+    return LAST_BYTES.get(kind, b"") not in bytes(data[-PADDING:])
+
+
+def unique_names(paths: Sequence[Path], suffix: str | None = None) -> tuple[str, ...]:
+    """A file name for each path: its own where all differ, else numbered. ``suffix`` replaces the paths' own."""
+    names = [path.stem + (suffix or path.suffix.lower()) for path in paths]
+    if len(set(names)) == len(names):
+        return tuple(names)
+    return tuple(f"{index:05d}{suffix or path.suffix.lower()}" for index, path in enumerate(paths))

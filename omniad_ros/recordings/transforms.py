@@ -1,0 +1,273 @@
+"""nerfstudio's transforms.json, as written by ns-process-data, NeRF's synthetic scenes, MAD, or other tools.
+
+Tolerant about where image files lie and how intrinsics are written; strict about numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from omniad_ros.core.feedback import OmniadError, Progress, quiet
+from omniad_ros.core.files import read_json
+from omniad_ros.core.geometry import Camera, Pose, Rectifier
+from omniad_ros.core.images import SUFFIXES, check_pictures, list_images, read_pictures, unique_names
+from omniad_ros.recordings.source import SurveySource
+
+VARIES = 0.1
+"""Share by which focal lengths, and of the width by which principal points, may differ within one survey: focus, not zoom."""
+MISSING = 0.4
+"""A transforms.json of whose images a larger share is missing is refused: a copy that stopped half way."""
+NAMES = ("transforms.json", "transforms_train.json", "train/transforms.json")
+PINHOLE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "FULL_OPENCV", "PERSPECTIVE")
+FISHEYE_MODELS = ("OPENCV_FISHEYE", "FISHEYE")
+INTRINSICS = (
+    "fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "camera_angle_y", "camera_model", "is_fisheye",
+    "k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2",
+)  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+
+def find_transforms(directory: Path) -> Path | None:
+    """The transforms.json of a dataset's normal images, or None."""
+    return next((directory / name for name in NAMES if (directory / name).is_file()), None)
+
+
+def read_transforms(path: Path, root: Path, progress: Progress = quiet) -> SurveySource:
+    """A survey from a transforms.json; ``root`` is the dataset's folder, in which its images are looked for.
+
+    Poses are used as they are (what nerfstudio notes as ``applied_transform`` is part of them already). Where there is
+    a ``test`` folder, as in the MAD layout, its frames are left out.
+    Raises OmniadError for broken JSON, missing files, missing or different intrinsics, and poses that are none.
+    """
+    data = read_json(path)
+    frames = read_frames(data, path)
+    finder = ImageFinder(path.parent, root)
+    found = [(frame, finder.find(str(frame.get("file_path", "")))) for frame in frames]
+    tests = root / "test"
+    if tests.is_dir():
+        found = [(f, p) for f, p in found if not _is_test(f, p, tests)] or found
+    missing = [str(frame.get("file_path")) for frame, image in found if image is None]
+    if len(missing) > MISSING * len(found):
+        raise OmniadError(f"{path} names {len(missing)} image(s) that are not there, the first is {missing[0]}")
+    if missing:  # instant-ngp and nerfstudio leave them out as well: their own example set has some
+        logger.warning(
+            "%s names %d images that are not there: left out (the first is %s)", path, len(missing), missing[0]
+        )
+        found = [(frame, image) for frame, image in found if image is not None]
+    if not found:
+        raise OmniadError(f"no images in {path}: its 'frames' list names none of normal images")
+    found = _once_each(found, path)
+    frames, images = [f for f, _ in found], [p for _, p in found]
+    width, height, plain = check_pictures(images, progress, upright=False)
+    if upright := _turned(data, width, height):
+        width, height, plain = check_pictures(images, upright=True)
+    cameras = read_cameras(data, frames, width, height, path)
+    camera = common_camera(cameras, path)
+    poses = tuple(read_pose(frame, path) for frame in frames)
+    if plain := plain and camera in cameras:
+        pictures = partial(read_pictures, images, upright)
+    else:
+        pictures = partial(_brought_to, camera, cameras, images, upright)
+    return SurveySource(
+        root, "transforms", camera, "file", unique_names(images, None if plain else ".png"), poses, tuple(images),
+        pictures, tuple(images) if plain else (), upright,
+    )  # fmt: skip
+
+
+def _brought_to(camera: Camera, cameras: list[Camera], images: list[Path], upright: bool) -> Iterator[np.ndarray]:
+    for own, image in zip(cameras, read_pictures(images, upright), strict=True):
+        yield Rectifier(own, camera)(image) if own != camera else image
+
+
+def _once_each(found: list[tuple[dict, Path]], path: Path) -> list[tuple[dict, Path]]:
+    """Without frames that repeat another one. Raises OmniadError where one image has several poses."""
+    kept: dict[Path, dict] = {}
+    for frame, image in found:
+        if kept.setdefault(image, frame).get("transform_matrix") != frame.get("transform_matrix"):
+            raise OmniadError(f"{path} gives {frame['file_path']} twice, with different poses")
+    return [(frame, image) for image, frame in kept.items()]
+
+
+def _turned(data: dict, width: int, height: int) -> bool:
+    """Whether w and h are those of the upright images where photographs are stored lying down (as COLMAP and nerfstudio use them)."""
+    w, h = data.get("w"), data.get("h")
+    given = isinstance(w, (int, float)) and isinstance(h, (int, float)) and w > 0 and h > 0
+    return given and abs(w * height - h * width) > 0.01 * w * height and abs(w * width - h * height) < 0.01 * w * width
+
+
+def _is_test(frame: dict, image: Path | None, tests: Path) -> bool:
+    return str(frame.get("file_path", "")).lstrip("./").startswith("test/") or (
+        image is not None and image.is_relative_to(tests)
+    )
+
+
+def read_frames(data, path: Path) -> list[dict]:
+    """The frames of parsed transforms. Raises OmniadError where there is no such list."""
+    frames = data.get("frames") if isinstance(data, dict) else None
+    if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
+        raise OmniadError(f"{path} has no list of 'frames' as nerfstudio writes it")
+    if not all(isinstance(frame.get("file_path"), str) for frame in frames):
+        raise OmniadError(f"{path} has frames without a file_path")
+    return frames
+
+
+def read_pose(frame: dict, path: Path) -> Pose | None:
+    """A frame's pose, None where it has none. Raises OmniadError where it is not finite or no rotation."""
+    if frame.get("transform_matrix") is None:
+        return None
+    name = frame.get("file_path", "a frame")
+    try:
+        matrix = np.asarray(frame["transform_matrix"], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise OmniadError(f"{path}: the transform_matrix of {name} is no matrix of numbers") from None
+    if matrix.shape not in ((3, 4), (4, 4)):
+        raise OmniadError(
+            f"{path}: the transform_matrix of {name} must be 4x4, not {'x'.join(map(str, matrix.shape)) or 'a number'}"
+        )
+    if not np.isfinite(matrix).all():
+        raise OmniadError(f"{path}: the transform_matrix of {name} is not finite")
+    singular = np.linalg.svd(matrix[:3, :3], compute_uv=False)
+    if singular.max() - singular.min() < 0.01 * singular.max() and abs(singular.mean() - 1) > 0.01:
+        raise OmniadError(
+            f"{path}: the rotation part of {name}'s transform_matrix carries a scale of {singular.mean():.4g}; divide it by that"
+        )
+    if len(matrix) == 4 and not np.allclose(matrix[3], (0, 0, 0, 1), atol=1e-3):
+        raise OmniadError(f"{path}: the last row of {name}'s transform_matrix must be 0 0 0 1")
+    try:
+        return Pose.from_opengl(matrix)
+    except ValueError as error:
+        raise OmniadError(f"{path}: the transform_matrix of {name} is no pose: {error}") from None
+
+
+def read_cameras(data: dict, frames: list[dict], width: int, height: int, path: Path) -> list[Camera]:
+    """The camera of each frame, for images of ``width`` x ``height``. Raises OmniadError where it is not given."""
+    shared = {key: data[key] for key in INTRINSICS if key in data}
+    own = [{key: frame[key] for key in INTRINSICS if key in frame} for frame in frames]
+    if not all(_hashable(extra) for extra in own):
+        raise OmniadError(f"{path}: intrinsics must be numbers")
+    keys = [tuple(sorted(extra.items())) for extra in own]
+    built = {key: _camera({**shared, **dict(key)}, width, height, path) for key in dict.fromkeys(keys)}
+    return [built[key] for key in keys]
+
+
+def common_camera(cameras: list[Camera], path: Path) -> Camera:
+    """The one camera of all frames; where the lens was focused or steadied meanwhile, a pinhole that shows no more than each of them.
+
+    Raises OmniadError where they differ by more than that.
+    """
+    first = cameras[0]
+    values = np.array([[c.fx, c.fy, c.cx, c.cy] for c in cameras])
+    low, high = values.min(0), values.max(0)
+    distortions = {(c.distortion_model, tuple(np.round(c.distortion, 6))) for c in cameras}
+    if len(distortions) == 1 and (high - low <= 1e-3 * np.maximum(1.0, np.abs(low))).all():
+        return first
+    if (high[:2] > (1 + VARIES) * low[:2]).any() or (high[2:] - low[2:] > VARIES * first.width).any():
+        raise OmniadError(
+            f"{path}: its frames have different intrinsics; a survey must come from one camera with a fixed zoom"
+        )
+    middle = np.median(values[:, 2:], axis=0)
+    logger.info(
+        "the frames' intrinsics vary (focal length by %.1f %%): all images are brought to one camera",
+        100 * (high[0] / low[0] - 1),
+    )
+    return Camera(first.width, first.height, *high[:2].tolist(), *middle.tolist())
+
+
+def _hashable(extra: dict) -> bool:
+    return all(isinstance(value, (int, float, str, bool)) for value in extra.values())
+
+
+def _camera(values: dict, width: int, height: int, path: Path) -> Camera:
+    model = str(values.pop("camera_model", "OPENCV")).upper()
+    fisheye = model in FISHEYE_MODELS or values.pop("is_fisheye", False) is True
+    if model not in PINHOLE_MODELS + FISHEYE_MODELS:
+        raise OmniadError(
+            f"{path}: camera_model {model} is not supported, only {', '.join(PINHOLE_MODELS + FISHEYE_MODELS)}"
+        )
+    try:
+        values = {key: float(value) for key, value in values.items() if value is not None}
+    except (TypeError, ValueError):
+        raise OmniadError(f"{path}: intrinsics must be numbers") from None
+    if not all(math.isfinite(value) for value in values.values()):
+        raise OmniadError(f"{path}: its intrinsics are not finite")
+    w, h = values.get("w", width), values.get("h", height)
+    if w < 1 or h < 1:
+        raise OmniadError(f"{path}: w and h must be positive")
+    fx = values.get("fl_x") or _focal(values.get("camera_angle_x"), w)
+    fy = values.get("fl_y") or _focal(values.get("camera_angle_y"), h)
+    if not (fx or fy):
+        raise OmniadError(f"{path} has no intrinsics: expected fl_x (and fl_y, cx, cy) or camera_angle_x")
+    sx, sy = width / w, height / h
+    if abs(sx / sy - 1) > 0.01:
+        raise OmniadError(f"{path} says that images are {w:.0f}x{h:.0f}, but they are {width}x{height}")
+    try:
+        camera = Camera(
+            width, height, (fx or fy) * sx, (fy or fx) * sy, values.get("cx", w / 2) * sx, values.get("cy", h / 2) * sy
+        )
+        return _with_distortion(camera, model, fisheye, values, path)
+    except ValueError as error:
+        raise OmniadError(f"{path}: {error}") from None
+
+
+def _focal(angle: float | None, side: float) -> float | None:
+    return 0.5 * side / math.tan(0.5 * angle) if angle and 0 < angle < math.pi else None
+
+
+def _with_distortion(camera: Camera, model: str, fisheye: bool, values: dict, path: Path) -> Camera:
+    k = [values.get(f"k{i}", 0.0) for i in range(1, 7)]
+    p = [values.get("p1", 0.0), values.get("p2", 0.0)]
+    if fisheye:
+        # also with zero coefficients: the equidistant projection itself is no pinhole
+        return replace(camera, distortion_model="equidistant", distortion=tuple(k[:4]))
+    if not any(k + p):
+        return camera
+    if model == "FULL_OPENCV":
+        return replace(camera, distortion_model="rational_polynomial", distortion=(k[0], k[1], *p, *k[2:]))
+    if any(k[3:]):
+        raise OmniadError(f"{path}: a distortion k4 needs camera_model FULL_OPENCV or OPENCV_FISHEYE")
+    return replace(camera, distortion_model="plumb_bob", distortion=(k[0], k[1], *p, k[2]))
+
+
+class ImageFinder:
+    """Finds the image that a file_path means: as written, without a suffix, below the dataset's root, or by its name alone."""
+
+    def __init__(self, *bases: Path):
+        self.bases = tuple(dict.fromkeys(bases))
+        self._by_name: dict[str, list[Path]] | None = None
+
+    def find(self, file_path: str) -> Path | None:
+        """The existing file, or None."""
+        relative = Path(file_path.replace("\\", "/"))
+        if not relative.name:
+            return None
+        for base in self.bases:
+            for candidate in (
+                base / relative,
+                *(base / f"{relative}{suffix}" for suffix in (*SUFFIXES, ".JPG", ".PNG")),
+            ):
+                with contextlib.suppress(OSError):  # a name that is too long, a folder that may not be looked into
+                    if candidate.is_file():
+                        return candidate
+        same_name = self._named(relative.name)
+        return same_name[0] if len(same_name) == 1 else None
+
+    def _named(self, name: str) -> list[Path]:
+        if self._by_name is None:
+            self._by_name = {}
+            for base in self.bases:
+                for place in (base, base / "images", base / "train", base / "train" / "good"):
+                    for image in list_images(place) if place.is_dir() else ():
+                        for key in {image.name, image.stem}:
+                            paths = self._by_name.setdefault(key, [])
+                            if image not in paths:
+                                paths.append(image)
+        return self._by_name.get(name, [])

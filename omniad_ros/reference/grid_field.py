@@ -1,0 +1,132 @@
+"""A trained grid field on disk and at inspection time: numpy and numba only, so that a node starts quickly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.files import read_json, write_atomically, write_json
+from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.reference import kernels
+from omniad_ros.reference.coverage import seen
+from omniad_ros.reference.grid import STRIDE, Grid
+from omniad_ros.reference.kernels import FEATURES, VOXELS, parallel
+from omniad_ros.reference.shading import shade
+from omniad_ros.reference.views import Rendering
+
+CHUNK = 1024
+COVERED_OPACITY, COVERED_SPREAD = 0.7, 0.05
+"""A pixel is covered where the ray is this opaque, its surface this well placed (relative to the distance), and `seen`."""
+
+VERSION = 2
+"""To be raised with every change of the kernels' constants: the same numbers would render another picture."""
+
+
+class GridField:
+    """Renders a `Grid` with its shader. ``near``: distance at which rays begin, in metres."""
+
+    def __init__(self, grid: Grid, shader: dict[str, np.ndarray], near: float):
+        self.grid, self.shader, self.near = grid, shader, near
+
+    def rays(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Colour (R, 3), [opacity, median distance, relative spread] (R, 3) and cell (R,) of rays with unit directions."""
+        count = len(origins)
+        feature, scalar, cell = (
+            np.empty((count, FEATURES), np.float32),
+            np.empty((count, 3), np.float32),
+            np.empty(count, np.int32),
+        )
+        colour = np.empty((count, 3), np.float32)
+        volume = self.grid.volume()
+
+        def chunk(start, end):
+            kernels.render(
+                volume, STRIDE, origins, directions, self.near, 1e-3, 1e-2, start, end, feature, scalar, cell
+            )
+            colour[start:end] = shade(feature[start:end], directions[start:end], self.shader)
+
+        parallel(chunk, count, CHUNK)
+        return colour, scalar, cell
+
+    def render(self, camera: Camera, pose: Pose) -> Rendering:
+        """See `Field.render`."""
+        local = camera.directions().reshape(-1, 3)
+        length = np.linalg.norm(local, axis=1)
+        directions = np.ascontiguousarray((local / length[:, None]) @ pose.rotation.T, np.float32)
+        origins = np.ascontiguousarray(np.broadcast_to(pose.translation, directions.shape), np.float32)
+        colour, scalar, cell = self.rays(origins, directions)
+        covered = (scalar[:, 0] > COVERED_OPACITY) & (scalar[:, 2] < COVERED_SPREAD) & seen(self.grid, cell, directions)
+        depth = np.where(covered, scalar[:, 1] / length, np.nan).astype(np.float32)
+        shape = (camera.height, camera.width)
+        return Rendering((colour * 255 + 0.5).astype(np.uint8).reshape(*shape, 3), depth.reshape(shape))
+
+    def save(self, directory: Path, info: dict) -> None:
+        """Write field.json and weights.safetensors; only voxels that a rendering can touch are kept, as float16 and bytes."""
+        from safetensors.numpy import save
+
+        grid = self.grid
+        kept = _used_voxels(grid)
+        tensors = {
+            "positions": grid.positions[1:].astype(np.int16), "kept": np.packbits(kept),
+            "density": grid.density[kept].astype(np.float16), "views": grid.views, "toward": grid.toward, "sky": grid.sky,
+            **_quantized(grid.features[kept]), **self.shader,
+        }  # fmt: skip
+        write_atomically(
+            directory / "weights.safetensors", save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
+        )
+        write_json(directory / "field.json", {
+            "method": "grid-field", "version": VERSION, "center": grid.center.tolist(), "half": grid.half.tolist(), "voxel": grid.voxel,
+            "scale": grid.scale, "table": list(grid.table.shape), "near": self.near, **info,
+        })  # fmt: skip
+
+    @staticmethod
+    def load(directory: Path) -> GridField:
+        """Raises OmniadError where the files are not a grid field."""
+        from safetensors.numpy import load_file
+
+        try:
+            info, tensors = read_json(directory / "field.json"), load_file(directory / "weights.safetensors")
+            if info.get("version") != VERSION:
+                raise OmniadError(
+                    f"{directory} holds a grid field of another version of omniad_ros; build the site again"
+                )
+            positions = tensors["positions"].astype(np.int64)
+            table = np.zeros(info["table"], np.int32)
+            table[tuple(positions.T)] = np.arange(1, len(positions) + 1)
+            grid = Grid(info["center"], info["half"], info["voxel"], info["scale"], table, tensors["sky"])
+            kept = np.unpackbits(tensors["kept"], count=len(grid) * VOXELS).astype(bool)
+            grid.density[kept] = tensors["density"]
+            grid.features[kept] = tensors["features"] * tensors["feature_step"] + tensors["feature_low"]
+            grid.views, grid.toward = tensors["views"], tensors["toward"]
+            grid.occupy(1e-3)
+            shader = {name: tensor for name, tensor in tensors.items() if name.startswith("shader.")}
+            return GridField(grid, shader, info["near"])
+        except OmniadError:
+            raise
+        except Exception as error:
+            raise OmniadError(
+                f"{directory} holds no grid field that can be read ({error}); build the site again"
+            ) from error
+
+
+def _quantized(features: np.ndarray) -> dict[str, np.ndarray]:
+    """Features (n, C) as bytes between their outermost 0.1 percentiles."""
+    low, high = np.percentile(features, [0.1, 99.9], axis=0) if len(features) else np.zeros((2, FEATURES))
+    step = np.maximum(high - low, 1e-6) / 255
+    scaled = np.clip(np.rint((features - low) / step), 0, 255).astype(np.uint8)
+    return {"features": scaled, "feature_low": low.astype(np.float32), "feature_step": step.astype(np.float32)}
+
+
+def _used_voxels(grid: Grid) -> np.ndarray:
+    """(B * 64,) bool: the voxels at the corners of occupied cells."""
+    cells = np.flatnonzero(grid.occupied.astype(bool) & (np.arange(len(grid.occupied)) >= VOXELS))
+    block, x, y, z = cells >> 6, (cells >> 4) & 3, (cells >> 2) & 3, cells & 3
+    kept = np.zeros(len(grid.occupied), bool)
+    for k in range(8):
+        a, b, c = x + (k >> 2), y + ((k >> 1) & 1), z + (k & 1)
+        owner = grid.neighbours[block, (a >> 2) * 4 + (b >> 2) * 2 + (c >> 2)].astype(np.int64)
+        kept[owner * 64 + ((a & 3) * 4 + (b & 3)) * 4 + (c & 3)] = True
+    kept[:VOXELS] = False
+    return kept

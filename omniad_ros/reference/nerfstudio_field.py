@@ -1,0 +1,133 @@
+"""Fields of nerfstudio's own methods (nerfacto, splatfacto, …): kept as safetensors, rebuilt from the method's name and options.
+
+Their coverage comes from small depth maps of the training views: a point is covered where enough of them saw it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.files import read_json, write_atomically, write_json
+from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.reference.coverage import LEAST_VIEWS
+from omniad_ros.reference.trainer import method_config, silent_nerfstudio, tensors
+from omniad_ros.reference.views import Rendering
+
+COVERED_OPACITY, DEPTH_TOLERANCE = 0.7, 0.05
+
+
+def place_in_unit_box(config) -> None:
+    """Have the dataparser scale the survey into nerfstudio's unit box without turning it, and trust the map's poses."""
+    parser, model = config.pipeline.datamanager.dataparser, config.pipeline.model
+    parser.orientation_method, parser.center_method, parser.auto_scale_poses = "none", "poses", True
+    if hasattr(model, "camera_optimizer"):
+        model.camera_optimizer.mode = "off"
+
+
+class NerfstudioField:
+    """transform (3, 4) and scale: from the map to the model's coordinates, ``scale * (transform @ x)``."""
+
+    def __init__(self, model, transform: np.ndarray, scale: float):
+        self.model, self.transform, self.scale = model, np.asarray(transform, np.float64), float(scale)
+        self.camera, self.poses, self.depths = None, np.zeros((0, 4, 4)), np.zeros((0, 1, 1), np.float32)
+
+    def _outputs(self, camera: Camera, pose: Pose) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Colour (H, W, 3), depth along the axis in metres (H, W), opacity (H, W)."""
+        import torch
+        from nerfstudio.cameras.cameras import Cameras, CameraType
+
+        matrix = self.transform @ pose.opengl()
+        matrix[:, 3] *= self.scale
+        cameras = Cameras(
+            torch.from_numpy(matrix[None]).float(), camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height,
+            camera_type=CameraType.PERSPECTIVE,
+        ).to(self.model.device)  # fmt: skip
+        splats, device = hasattr(self.model, "gauss_params"), torch.device(self.model.device).type
+        # gsplat's kernels take single precision only
+        with torch.no_grad(), torch.autocast(device, enabled=device == "cuda" and not splats):
+            outputs = self.model.get_outputs_for_camera(cameras)
+        colour, depth, opacity = (outputs[name].float().cpu().numpy() for name in ("rgb", "depth", "accumulation"))
+        depth = depth[..., 0] / self.scale
+        if not splats:  # along the ray; splats give it along the axis
+            depth = depth / np.linalg.norm(camera.directions(), axis=-1)
+        return colour, depth, opacity[..., 0]
+
+    def render(self, camera: Camera, pose: Pose) -> Rendering:
+        """See `Field.render`."""
+        colour, depth, opacity = self._outputs(camera, pose)
+        seen = self._views(pose.apply(camera.directions() * depth[..., None]).reshape(-1, 3)).reshape(depth.shape)
+        covered = (opacity > COVERED_OPACITY) & (seen >= LEAST_VIEWS)
+        image = (np.clip(colour, 0, 1) * 255 + 0.5).astype(np.uint8)
+        return Rendering(image, np.where(covered, depth, np.nan).astype(np.float32))
+
+    def remember_depths(self, camera: Camera, poses: list[Pose]) -> None:
+        """Render the depth maps of the training views, at ``camera``'s small size."""
+        self.camera, self.poses = camera, np.array([pose.matrix() for pose in poses])
+        rendered = [self._outputs(camera, pose) for pose in poses]
+        self.depths = np.array([np.where(opacity > 0.5, depth, 0) for _, depth, opacity in rendered], np.float32)
+
+    def _views(self, points: np.ndarray) -> np.ndarray:
+        """How many training views see each point (N, 3) at the depth that they have there."""
+        count = np.zeros(len(points), np.int32)
+        for matrix, depths in zip(self.poses, self.depths, strict=True):
+            local = (points - matrix[:3, 3]) @ matrix[:3, :3]
+            u, v = np.nan_to_num(self.camera.project(local), nan=-1.0).T
+            inside = (u >= 0) & (v >= 0) & (u < self.camera.width) & (v < self.camera.height)
+            there = depths[v[inside].astype(int), u[inside].astype(int)]
+            count[inside] += np.abs(local[inside, 2] - there) < DEPTH_TOLERANCE * there
+        return count
+
+    def save(self, directory: Path, info: dict) -> None:
+        """Write field.json and weights.safetensors; info: at least method, options and views, from which `load` rebuilds it."""
+        import torch
+        from safetensors.torch import save
+
+        state = tensors(self.model)
+        state["training.depths"], state["training.poses"] = torch.from_numpy(self.depths), torch.from_numpy(self.poses)
+        write_atomically(directory / "weights.safetensors", save(state))
+        write_json(directory / "field.json", {
+            **info, "transform": self.transform.tolist(), "scale": self.scale, "camera": self.camera.to_dict(),
+        })  # fmt: skip
+
+    @staticmethod
+    def load(directory: Path) -> NerfstudioField:
+        """Raises OmniadError where the files are not a field of an installed nerfstudio method."""
+        import torch
+        from safetensors.torch import load_file
+
+        info = read_json(directory / "field.json")
+        try:
+            from nerfstudio.data.scene_box import SceneBox
+
+            with silent_nerfstudio():
+                config = method_config(info.get("method"), info.get("options", ()))
+                place_in_unit_box(config)
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+                box = SceneBox(aabb=torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]))
+                model = config.pipeline.model.setup(
+                    scene_box=box,
+                    num_train_data=info["views"],
+                    metadata={},
+                    device=device,
+                    grad_scaler=None,
+                    seed_points=None,
+                )
+                state = load_file(directory / "weights.safetensors")
+                depths, poses = state.pop("training.depths"), state.pop("training.poses")
+                if set(state) != set(tensors(model)):
+                    raise OmniadError(
+                        f"the weights in {directory} are not those of nerfstudio's {info['method']}; build the site again"
+                    )
+                model.load_state_dict(state, strict=False)
+            field = NerfstudioField(model.to(device).eval(), info["transform"], info["scale"])
+            field.camera, field.depths, field.poses = Camera.from_dict(info["camera"]), depths.numpy(), poses.numpy()
+            return field
+        except OmniadError:
+            raise
+        except Exception as error:
+            raise OmniadError(
+                f"{directory} holds no radiance field that can be read ({error}); build the site again"
+            ) from error

@@ -1,0 +1,98 @@
+"""The parameters of the node ``inspector``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.geometry import Pose
+from omniad_ros.ros import counterparts
+from omniad_ros.ros.parameters import parameter
+
+REFERENCES = ("renderer", "inspector", "none")
+
+
+@dataclass(frozen=True)
+class InspectorParameters:
+    """What stands in config/inspect.yaml; the descriptions are what ``ros2 param describe`` shows."""
+
+    site: str = parameter("", "Folder of the site, as built by 'omniad build'.")
+    autostart: bool = parameter(True, "Configure and activate at the start; false where a lifecycle manager does it.")
+    enabled: bool = parameter(True, "Inspect frames; false lets them pass unseen.", runtime=True)
+    threshold: float = parameter(
+        0.0, "Probability from which a pixel is anomalous; 0 for the site's calibrated one.", minimum=0.0, maximum=1.0,
+        runtime=True,
+    )  # fmt: skip
+    false_alarm_rate: float = parameter(
+        0.0, "False regions a normal frame for which the threshold is set; 0 for the calibrated one. "
+        "'threshold' goes first.", minimum=0.0, maximum=0.99, runtime=True,
+    )  # fmt: skip
+    evidence: bool = parameter(
+        True, "Weigh each frame with what earlier frames showed of the same place; false judges each frame alone."
+    )
+    max_rate: float = parameter(
+        0.0, "Frames inspected a second at most; 0 for as many as possible.", minimum=0.0, maximum=1000.0, runtime=True
+    )
+    reference: str = parameter(
+        "renderer",
+        f"Who renders the reference view: {', '.join(REFERENCES)} (the node nerf_renderer, this process, nobody).",
+    )
+    reference_timeout: float = parameter(
+        2.0, "Seconds to wait for the renderer's answer; then the frame is judged without.", minimum=0.01, maximum=60.0,
+        runtime=True,
+    )  # fmt: skip
+    longest_side: int = parameter(
+        320, "Pixels of the longer side at which frames are compared.", minimum=32, maximum=4096
+    )
+    compressed: bool = parameter(False, "Subscribe image/compressed instead of image.")
+    rectified: bool = parameter(False, "The images are already rectified: use camera_info's P instead of K and D.")
+    odom_frame: str = parameter("", "Frame of the odometry; empty for whatever the odometry says.")
+    base_frame: str = parameter("", "Frame of the robot; empty for the odometry's child_frame_id.")
+    camera_frame: str = parameter("", "Optical frame of the camera; empty for whatever the images say.")
+    extrinsics_from_tf: bool = parameter(
+        True, "Take the camera's place on the robot from /tf where tf2_ros is installed."
+    )
+    camera_xyz: tuple = parameter(
+        (0.0, 0.0, 0.0), "Place of the camera on the robot in metres, where /tf does not say.", length=3
+    )
+    camera_rpy: tuple = parameter(
+        (0.0, 0.0, 0.0), "Roll, pitch and yaw in radians of the camera's body (x forward, z up) on the robot.", length=3
+    )
+    use_initial_pose: bool = parameter(False, "Begin at initial_pose; false finds the first frame from the map alone.")
+    initial_pose: tuple = parameter(
+        (0.0, 0.0, 0.0), "x, y in metres and yaw in radians of the robot in the map.", length=3
+    )
+    publish_tf: bool = parameter(True, "Publish map -> odom on /tf where tf2_ros is installed.")
+    stale_after: float = parameter(
+        1.0,
+        "Seconds without image or odometry after which the state is stale.",
+        minimum=0.1,
+        maximum=3600.0,
+        runtime=True,
+    )
+    state_file: str = parameter("", "File in which tracks survive a restart; empty to start clean.")
+    report_directory: str = parameter("omniad_report", "Folder in which ~/save_report writes.")
+
+    def check(self) -> None:
+        """Raises OmniadError where the values contradict each other."""
+        if not self.site:
+            raise OmniadError("parameter site is empty; give it the folder of a site built by 'omniad build'")
+        if self.reference not in REFERENCES:
+            raise OmniadError(f"parameter reference is '{self.reference}', must be one of {', '.join(REFERENCES)}")
+
+    def initial_map_from_base(self) -> Pose | None:
+        if not self.use_initial_pose:
+            return None
+        x, y, yaw = self.initial_pose
+        return Pose.from_quaternion((x, y, 0.0), counterparts.quaternion_from_euler(0.0, 0.0, yaw))
+
+    def least_period(self) -> float:
+        """Seconds from one inspected frame to the next, at least."""
+        return 1.0 / self.max_rate if self.max_rate > 0 else 0.0
+
+    def effective_threshold(self, detector) -> float:
+        """The threshold these parameters ask for. Raises OmniadError for a rate that the detector does not know."""
+        if self.threshold > 0:
+            return self.threshold
+        detector.false_alarm_rate = self.false_alarm_rate or detector.options.false_alarm_rate
+        return detector.threshold

@@ -1,0 +1,221 @@
+"""Starts nodes as processes where `ros2 launch` is missing: `omniad run`, the demo and the tests.
+
+Each node is this Python running ``-m omniad_ros.ros.start <node>``; all end together, and none outlives its starter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import omniad_ros
+from omniad_ros.core.feedback import OmniadError
+
+NAMESPACE = "/omniad"
+START = "omniad_ros.ros.start"
+Output = Callable[[str], None]
+
+
+def private_environment() -> dict[str, str]:
+    """Environment variables for nodes that must neither hear nor disturb others: a free domain, this machine only."""
+    return {"ROS_DOMAIN_ID": str(free_domain()), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+
+
+def free_domain() -> int:
+    """A DDS domain that nobody uses on this machine now, at random."""
+    for domain in random.sample(range(1, 102), 101):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as first:
+            try:
+                first.bind(("", 7410 + 250 * domain))  # DDS: the first participant's discovery port
+                return domain
+            except OSError:
+                continue
+    raise OmniadError("all DDS domains from 1 to 101 are in use on this machine; end some ROS programs")
+
+
+class NodeProcess:
+    """A running node. `lines` holds the last of what it said."""
+
+    def __init__(self, name: str, command: list[str], environment: Mapping[str, str], output: Output | None):
+        self.name, self.output = name, output
+        self.lines: deque[str] = deque(maxlen=500)
+        self._process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            text=True, errors="replace", start_new_session=True, preexec_fn=_die_with_parent,
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs; negative where a signal ended it."""
+        return self._process.poll()
+
+    def send(self, number: int) -> None:
+        if self.returncode is None:
+            self._process.send_signal(number)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """The return code, None where it still runs after ``timeout`` seconds."""
+        try:
+            code = self._process.wait(timeout)
+            self._reader.join(1.0)
+            return code
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stop(self, patience: float = 10.0) -> int | None:
+        """Ask it to end; kill it where it does not."""
+        self.send(signal.SIGINT)
+        return self.ended(patience)
+
+    def ended(self, patience: float) -> int | None:
+        """Wait for the end that was asked for; kill it where it does not come."""
+        if self.wait(patience) is None:
+            self.send(signal.SIGKILL)
+        return self.wait(5.0)
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            if self.output is not None:
+                self.output(f"[{self.name}] {self.lines[-1]}")
+
+
+def start(
+    node: str,
+    parameters: Mapping | None = None,
+    remappings: Mapping[str, str] | None = None,
+    namespace: str = NAMESPACE,
+    environment: Mapping[str, str] | None = None,
+    parameters_file: Path | None = None,
+    output: Output | None = None,
+) -> NodeProcess:
+    """Start a node of this package.
+
+    node: module in `omniad_ros.ros`; parameters: win over those of ``parameters_file``; remappings: from → to;
+    environment: added to this process's; output: called with each line that the node says.
+    """
+    command = [sys.executable, "-m", START, node, "--ros-args", "-r", f"__ns:={namespace}"]
+    for source, target in (remappings or {}).items():
+        command += ["-r", f"{source}:={target}"]
+    if parameters_file is not None:
+        command += ["--params-file", str(parameters_file)]
+    for name, value in (parameters or {}).items():
+        # as JSON, or text that looks like a number would become one
+        command += ["-p", f"{name}:={json.dumps(value)}"]
+    package = str(Path(omniad_ros.__file__).parents[1])
+    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "RCUTILS_COLORIZED_OUTPUT": "0"}
+    return NodeProcess(node, command, {**os.environ, **own, **(environment or {})}, output)
+
+
+def program(node: str) -> dict:
+    """How a launch file starts a node: as it is installed in a workspace, else by this Python (pip-only environments)."""
+    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+    with contextlib.suppress(
+        PackageNotFoundError, LookupError, OSError
+    ):  # no AMENT_PREFIX_PATH is an OSError or LookupError
+        if (Path(get_package_prefix("omniad_ros")) / "lib" / "omniad_ros" / node).exists():
+            return {"package": "omniad_ros", "executable": node}
+    return {"executable": sys.executable, "arguments": ["-m", START, node]}
+
+
+def run_together(processes: list[NodeProcess], meanwhile: Callable[[], None] = lambda: time.sleep(0.1)) -> None:
+    """Wait until Ctrl-C, SIGTERM, or the end of one process; then end all. meanwhile: called over and over, must be short.
+
+    Raises OmniadError where a process ended by itself with an error.
+    """
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while True:
+            for process in processes:
+                if process.returncode is not None:
+                    last = next((line for line in reversed(process.lines) if line.strip()), "")
+                    raise OmniadError(f"{process.name} ended with status {process.returncode}: {last}")
+            meanwhile()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        stop_all(processes)
+
+
+def stop_all(processes: list[NodeProcess]) -> None:
+    """End processes, all at once."""
+    for process in processes:
+        process.send(signal.SIGINT)
+    for process in processes:
+        process.ended(10.0)
+
+
+def run_site(
+    site: Path,
+    image: str,
+    camera_info: str,
+    odom: str,
+    compressed: bool = False,
+    namespace: str = NAMESPACE,
+    parameters_file: Path | None = None,
+    viewer: Path | bool = False,
+    output: Output = print,
+) -> None:
+    """`omniad run`: inspector and renderer of a site, on the robot's topics, until Ctrl-C.
+
+    viewer: a live view in a window, or a file that it is recorded into.
+    """
+    from omniad_ros.site import Site
+
+    if parameters_file is not None and not parameters_file.is_file():
+        raise OmniadError(f"{parameters_file} is not a file of parameters")
+    for topic in (image, camera_info, odom):
+        check_topic(topic)
+    Site.open(site, verify=False)
+    path = str(Path(site).resolve())
+    topics = {"image": image, "image/compressed": f"{image}/compressed", "camera_info": camera_info, "odom": odom}
+    common = {"namespace": namespace, "parameters_file": parameters_file, "output": output, "remappings": topics}
+    own = {"site": path, "compressed": True} if compressed else {"site": path}
+    with contextlib.ExitStack() as stack:
+        meanwhile = {}
+        if viewer:
+            from omniad_ros.ros.viewer import Viewer
+
+            file = None if viewer is True else viewer
+            view = Viewer({"image": image, "camera_info": camera_info}, compressed, namespace, file=file)
+            stack.callback(view.close)
+            meanwhile = {"meanwhile": view.spin}
+        run_together([start("nerf_renderer", {"site": path}, **common), start("inspector", own, **common)], **meanwhile)
+
+
+def check_topic(name: str) -> None:
+    """Raises OmniadError where no topic may be called so."""
+    from rclpy.exceptions import InvalidTopicNameException
+    from rclpy.validate_topic_name import validate_topic_name
+
+    try:
+        validate_topic_name(name)
+    except InvalidTopicNameException as error:
+        raise OmniadError(
+            f"'{name}' is no name for a topic: {str(error).splitlines()[0].split(': ', 1)[-1].rstrip(':')}"
+        ) from None
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

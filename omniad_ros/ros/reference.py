@@ -1,0 +1,148 @@
+"""Asks the renderer node for reference views: publishes a request, waits for the answer with the same stamp.
+
+After an unanswered request the next ones hardly wait, so a dead renderer costs no time; any answer, even a late one,
+restores the full patience. Just after the activation the two may not have found each other yet: then the request is
+repeated, and waited for somewhat longer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.patrol.pipeline import resize
+from omniad_ros.reference import Rendering
+from omniad_ros.ros import messages
+from omniad_ros.ros.managed import OUTPUT, STREAM, ManagedNode
+from omniad_ros.site import MAP_FRAME, Site
+
+ANSWERS_ON, FIELD = "answers on", "field"
+"""What the renderer says of itself in /diagnostics."""
+
+
+class ReferenceClient:
+    """A `Renderer` for `Inspector` that asks the node ``nerf_renderer``. Call it from one thread, not the executor's."""
+
+    IMPATIENT = 0.1
+    DISCOVERY = 3.0
+    """Seconds after `open` in which a renderer that has not answered yet may simply not have been found yet."""
+    REPEAT = 0.5
+
+    def __init__(self, node: ManagedNode, site: Site, timeout: float):
+        self.node, self.timeout = node, timeout
+        self.foreign = False
+        """The renderer that answers has the field of another site."""
+        self._field = field_digest(site)
+        self.stamp = 0
+        """Nanoseconds; the stamp of the next request."""
+        self.answered = self.unanswered = 0
+        self.patient = True
+        self._met = self._cancelled = False
+        self._opened = -self.DISCOVERY
+        self._arrived = threading.Condition()
+        self._parts: dict[str, object] = {}
+        self._request = node.create_lifecycle_publisher(PoseStamped, "reference/request", OUTPUT)
+        self._image = node.create_subscription(Image, "reference/image", lambda m: self._take("image", m), OUTPUT)
+        self._depth = node.create_subscription(Image, "reference/depth", lambda m: self._take("depth", m), OUTPUT)
+        self._told = node.create_subscription(DiagnosticArray, "/diagnostics", self._hear, STREAM)
+
+    @property
+    def renderer_found(self) -> bool:
+        return self._request.get_subscription_count() > 0
+
+    @property
+    def discovering(self) -> bool:
+        return not self._met and time.monotonic() - self._opened < self.DISCOVERY
+
+    def destroy(self) -> None:
+        self.cancel()
+        self.node.destroy_all(self._request, self._image, self._depth, self._told)
+
+    def open(self) -> None:
+        """Undo `cancel`; the renderer is to be found anew."""
+        self._opened = time.monotonic()
+        self._met = self._cancelled = False
+        self.patient = True
+
+    def cancel(self) -> None:
+        """Let a waiting call, and all to come, return at once without a view."""
+        with self._arrived:
+            self._cancelled = True
+            self._arrived.notify_all()
+
+    def __call__(self, camera: Camera, pose: Pose) -> Rendering | None:
+        """The reference view at the camera's size, or None where no answer came in time."""
+        with self._arrived:
+            self._parts = {}
+        if self._cancelled or self.foreign or not (self.renderer_found or self.discovering):
+            self.unanswered += 1
+            return None
+        parts = self._ask(messages.pose_stamped(pose, Header(stamp=messages.to_stamp(self.stamp), frame_id=MAP_FRAME)))
+        if len(parts) < 2:
+            self.unanswered += 1
+            self.patient = False
+            return None
+        if not all(_of_shape(part, camera) for part in parts.values()):
+            shapes = " and ".join(f"{part.shape[1]}x{part.shape[0]}" for part in parts.values())
+            self.node.warn(
+                "reference shape",
+                f"reference views are ignored: {shapes} is not the shape of {camera.width}x{camera.height}",
+            )
+            self.unanswered += 1
+            return None
+        self.answered += 1
+        depth = np.where((parts["depth"] > 1e-3) & (parts["depth"] < 1e5), parts["depth"], np.nan)
+        return Rendering(resize(parts["image"], camera), resize(depth, camera, nearest=True))
+
+    def _ask(self, request: PoseStamped) -> dict:
+        """Publish the request and wait; what has been answered in time, by part."""
+        deadline = time.monotonic() + (self.timeout if self.patient else self.IMPATIENT)
+        if not self._met:
+            deadline = max(deadline, self._opened + self.DISCOVERY)
+        ask_at = 0.0
+        with self._arrived:
+            while len(self._parts) < 2 and not self._cancelled and (now := time.monotonic()) < deadline:
+                if now >= ask_at and self.renderer_found:
+                    self._request.publish(request)
+                    ask_at = now + self.REPEAT if not self._met else deadline
+                self._arrived.wait(min(deadline, max(ask_at, now + 0.05)) - now)
+            return self._parts
+
+    def _take(self, part: str, message: Image) -> None:
+        try:
+            stamp = messages.check_stamp(message.header)
+            array = messages.image_to_rgb(message) if part == "image" else messages.depth_from_image(message)
+        except messages.MessageDefect as defect:
+            self.node.warn(f"reference/{part} {defect.field}", f"reference/{part} is ignored: {defect}")
+            return
+        with self._arrived:
+            self.patient = self._met = True
+            if stamp == self.stamp:
+                self._parts[part] = array
+                self._arrived.notify_all()
+
+    def _hear(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {pair.key: pair.value for pair in status.values}
+            if values.get(ANSWERS_ON) == self._image.topic_name and values.get(FIELD):
+                self.foreign = values[FIELD] != self._field
+
+
+def field_digest(site: Site) -> str:
+    """Names a site's radiance field: renderer and inspector must have the same, wherever their copies lie."""
+    files = {name: digest for name, digest in site.manifest["files"].items() if name.startswith("radiance/")}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _of_shape(array: np.ndarray, camera: Camera) -> bool:
+    height, width = array.shape[:2]
+    return abs(height - width * camera.height / camera.width) <= max(1.5, 0.02 * height)
