@@ -27,6 +27,10 @@ FORMAT = "omniad-site"
 VERSION = 1
 STAGES = ("survey", "map", "radiance", "detector")
 MAP_FRAME = "map"
+LARGEST_SIDE = 1600
+"""Pixels: larger images are reduced before anything looks at them; feature extraction gains nothing beyond, and needs minutes more."""
+LONGEST_SIDE = 320
+"""Pixels at which field, detector and inspection work where a site does not say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Site:
         self.manifest = manifest
 
     @classmethod
-    def create(cls, path: Path | str, source: str) -> Site:
+    def create(cls, path: Path | str, source: str, longest_side: int = LONGEST_SIDE) -> Site:
         """A new site, or the unfinished one of the same ``source`` (a fingerprint of the survey) to go on with.
 
         Raises OmniadError where the directory holds anything else; nothing is changed then.
@@ -119,7 +123,8 @@ class Site:
             return site
         check_empty(path)
         site = cls(path, {"format": FORMAT, "version": VERSION, "source": source,
-                          "frames": {"map": MAP_FRAME, "camera": "optical"}, "camera": None, "stages": {}, "files": {}})  # fmt: skip
+                          "longest_side": longest_side,
+            "frames": {"map": MAP_FRAME, "camera": "optical"}, "camera": None, "stages": {}, "files": {}})  # fmt: skip
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             write_json(path / "site.json", site.manifest)
@@ -213,6 +218,15 @@ class Site:
     @property
     def camera(self) -> Camera:
         return Camera.from_dict(self.manifest["camera"])
+
+    @property
+    def longest_side(self) -> int:
+        """Working size: pixels of the longer side at which field, detector and inspection look at this place."""
+        return int(self.manifest.get("longest_side", LONGEST_SIDE))
+
+    def working_camera(self, camera: Camera) -> Camera:
+        """The camera of a frame's reference view and comparison: rectified, at the working size."""
+        return camera.undistorted().fitted(LARGEST_SIDE).fitted(self.longest_side)
 
     @property
     def map_dir(self) -> Path:
