@@ -1,4 +1,4 @@
-"""Image files as they come from cameras and datasets: found, checked and read as uint8 RGB.
+"""Images: files as they come from cameras and datasets, found, checked and read as uint8 RGB; and every resizing and colouring.
 
 Transparent pixels become white, as in NeRF's synthetic scenes and MAD; 16-bit images are scaled to 8 bits. A photograph's
 orientation mark is applied where it is asked for: poses that another tool found belong to the pixels as they are stored.
@@ -6,6 +6,7 @@ orientation mark is applied where it is asked for: poses that another tool found
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -152,3 +153,68 @@ def unique_names(paths: Sequence[Path], suffix: str | None = None) -> tuple[str,
     if len(set(names)) == len(names):
         return tuple(names)
     return tuple(f"{index:05d}{suffix or path.suffix.lower()}" for index, path in enumerate(paths))
+
+
+def resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """An image or a map of probabilities (uint8 or float, (H, W[, C])) at another size: averaged where it shrinks, linear where
+    it grows; the image itself where it has that size."""
+    import cv2
+
+    if image.shape[1::-1] == (width, height):
+        return image
+    return cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
+    )
+
+
+def resized_map(values: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A depth map, mask or map of counts (H, W) at another size: no value that was not there before, none blended into NaN."""
+    import cv2
+
+    if values.shape[1::-1] == (width, height):
+        return values
+    plain = values.astype(np.uint8) if values.dtype == bool else values
+    return cv2.resize(plain, (width, height), interpolation=cv2.INTER_NEAREST).astype(values.dtype, copy=False)
+
+
+def to_width(image: np.ndarray, width: int) -> np.ndarray:
+    """`resized`, with the image's own ratio."""
+    return resized(image, width, max(1, round(image.shape[0] * width / image.shape[1])))
+
+
+def heat_colors(heatmap: np.ndarray) -> np.ndarray:
+    """uint8 RGB (H, W, 3) of a heatmap (H, W): float in [0, 1], or uint8."""
+    import cv2
+
+    return np.ascontiguousarray(cv2.applyColorMap(_steps(heatmap), cv2.COLORMAP_INFERNO)[..., ::-1])
+
+
+def _steps(heatmap: np.ndarray) -> np.ndarray:
+    return heatmap if heatmap.dtype == np.uint8 else np.round(255 * np.clip(heatmap, 0, 1)).astype(np.uint8)
+
+
+def heat_over_grey(frame: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
+    """A heatmap in colour over the darkened frame uint8 (H, W, 3), so that one sees what it speaks of. uint8 RGB (H, W, 3)."""
+    import cv2
+
+    height, width = frame.shape[:2]
+    steps = resized(_steps(heatmap), width, height)
+    weight = np.sqrt(steps[..., None] / 255.0)
+    grey = 0.55 * cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., None]
+    return np.round(grey * (1 - weight) + heat_colors(steps) * weight).astype(np.uint8)
+
+
+def encode_jpeg(image: np.ndarray, width: int | None = None, quality: int = 86) -> bytes:
+    """A uint8 RGB picture as JPEG, scaled to ``width`` pixels where that is given."""
+    import cv2
+
+    picture = image if width is None else to_width(image, width)
+    ok, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not ok:
+        raise ValueError(f"cannot encode an image of shape {image.shape}")
+    return data.tobytes()
+
+
+def data_uri(data: bytes, kind: str = "jpeg") -> str:
+    """An encoded picture as it stands in an HTML page."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,84 @@
+"""The reference view: what the place should look like to a frame, which is all that the frame is compared with.
+
+Only numpy and OpenCV are needed here, so that whoever is handed a view need not know how it was made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from omniad_ros.core.images import resized, resized_map
+
+FALSE_ALARM_FLOOR, FALSE_ALARM_STEPS = -6.0, 16
+"""Logit of the comparison from which what it raises in a normal photograph is noted, and steps a unit in which it is kept:
+a normal pixel lies near -7, one byte reaches to +10."""
+
+
+@dataclass(frozen=True)
+class TrustOptions:
+    """Where a reference view may be trusted.
+
+    coverage_gap, support_gap: pixels at working size up to which a gap does not count in what is covered, and in what
+    photographs bear out (along silhouettes a depth belongs to neither side, though the survey saw both); least_support:
+    photographs that must agree, for a single one may agree with a floater by chance. Measured in docs/detection.md.
+    """
+
+    coverage_gap: int = 15
+    support_gap: int = 9
+    least_support: int = 2
+
+
+TRUST = TrustOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceView:
+    """What the place should look like to a frame: the field's view redrawn from the survey's photographs.
+
+    image: uint8 RGB (h, w, 3), the field's colours where no photograph helps; depth: float32 (h, w), metres along the optical
+    axis, NaN where the survey saw nothing; support: uint8 (h, w), how many photographs agree, None where it was not redrawn;
+    false_alarm: uint8 (h, w), by how many steps (FALSE_ALARM_STEPS a logit, from FALSE_ALARM_FLOOR on) the comparison wrongly
+    rose there in normal photographs, None where it was not redrawn.
+    """
+
+    image: np.ndarray
+    depth: np.ndarray
+    support: np.ndarray | None = None
+    false_alarm: np.ndarray | None = None
+
+    @property
+    def covered(self) -> np.ndarray:
+        """bool (h, w): where the survey saw the place: the depth is known, or unknown in a small gap only.
+
+        What stands in front of a silhouette, where the depth is unknown, would otherwise be cut in pieces.
+        """
+        return _without_gaps(np.isfinite(self.depth), TRUST.coverage_gap)
+
+    @property
+    def doubtful(self) -> np.ndarray:
+        """bool (h, w): where hardly more than the field says what is normal, but for small gaps; nowhere where the view was
+        not redrawn."""
+        if self.support is None:
+            return np.zeros(self.depth.shape, bool)
+        return ~_without_gaps(self.support >= TRUST.least_support, TRUST.support_gap)
+
+    @property
+    def false_alarm_logits(self) -> np.ndarray:
+        """float32 (h, w): ``false_alarm`` in logits, 0 where nothing was noted."""
+        if self.false_alarm is None:
+            return np.zeros(self.depth.shape, np.float32)
+        return self.false_alarm.astype(np.float32) / FALSE_ALARM_STEPS
+
+    def resized(self, width: int, height: int) -> ReferenceView:
+        """The same view at another size; the maps are not blended."""
+        maps = (None if m is None else resized_map(m, width, height) for m in (self.support, self.false_alarm))
+        return ReferenceView(resized(self.image, width, height), resized_map(self.depth, width, height), *maps)
+
+
+def _without_gaps(where: np.ndarray, gap: int) -> np.ndarray:
+    padded = np.pad(where.astype(np.uint8), gap, mode="edge")
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (gap, gap)))
+    return closed[gap:-gap, gap:-gap] > 0
