@@ -15,7 +15,9 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
 from omniad_ros.core.feedback import OmniadError
@@ -31,6 +33,56 @@ LARGEST_SIDE = 1600
 """Pixels: larger images are reduced before anything looks at them; feature extraction gains nothing beyond, and needs minutes more."""
 LONGEST_SIDE = 320
 """Pixels at which field, detector and inspection work where a site does not say otherwise."""
+SMALLEST_SIDE = 64
+"""Pixels: with less the detector's coarsest layer has nothing to look at."""
+
+WorkingSize = Annotated[int, msgspec.Meta(ge=SMALLEST_SIDE)]
+Row = tuple[float, float, float, float]
+
+
+class _Head(msgspec.Struct):
+    """What says whether a site.json can be read at all: these two stay in every version."""
+
+    format: str
+    version: int
+
+
+class _Manifest(_Head, kw_only=True, omit_defaults=True):
+    """site.json. longest_side is absent from sites that were built before it was noted."""
+
+    source: str
+    frames: dict[str, str]
+    stages: dict[str, dict]
+    files: dict[str, str]
+    camera: Camera | None = None
+    longest_side: WorkingSize | None = None
+
+
+class _DetectorOptions(msgspec.Struct):
+    longest_side: WorkingSize = LONGEST_SIDE
+
+
+class _Detector(msgspec.Struct):
+    """Of detector.json, what a site without a working size was built at."""
+
+    options: _DetectorOptions = msgspec.field(default_factory=_DetectorOptions)
+
+
+class _Frame(msgspec.Struct):
+    file_path: str
+    transform_matrix: tuple[Row, Row, Row, Row] | None = None
+
+
+class _Transforms(msgspec.Struct):
+    """What `write_transforms` writes."""
+
+    w: int
+    h: int
+    fl_x: float
+    fl_y: float
+    cx: float
+    cy: float
+    frames: Annotated[list[_Frame], msgspec.Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -92,12 +144,71 @@ def write_transforms(path: Path, images: PosedImages, extra: dict | None = None)
     })  # fmt: skip
 
 
-def _read_own_transforms(path: Path) -> PosedImages:
-    """Read back what `write_transforms` wrote (foreign files are the survey wing's)."""
-    data = read_json(path)
-    camera = Camera(data["w"], data["h"], data["fl_x"], data["fl_y"], data["cx"], data["cy"])
-    poses = tuple(Pose.from_opengl(f["transform_matrix"]) if "transform_matrix" in f else None for f in data["frames"])
-    return PosedImages(camera, path.parent, tuple(f["file_path"] for f in data["frames"]), poses)
+def read_transforms(path: Path, inside: Path | None = None) -> PosedImages:
+    """Read back what `write_transforms` wrote (`recordings` reads foreign files).
+
+    inside: the folder outside which no image may lie. Raises OmniadError where the file is damaged or names others.
+    """
+    data = _read(path, _Transforms)
+    names = tuple(frame.file_path for frame in data.frames)
+    for name in names:
+        if inside is not None and not _stays_in(inside, path.parent, name):
+            raise OmniadError(f"{path} names an image outside the site: {name}")
+    poses = []
+    for frame in data.frames:
+        try:
+            matrix = frame.transform_matrix
+            poses.append(None if matrix is None else Pose.from_opengl(np.array(matrix)))
+        except ValueError as error:
+            raise OmniadError(f"{path} is damaged at {frame.file_path}: {error}; build the site again") from None
+    try:
+        camera = Camera(data.w, data.h, data.fl_x, data.fl_y, data.cx, data.cy)
+    except ValueError as error:
+        raise OmniadError(f"{path} is damaged: {error}; build the site again") from None
+    return PosedImages(camera, path.parent, names, tuple(poses))
+
+
+def read_points(path: Path, images: int) -> SparsePoints:
+    """The `SparsePoints` of a map with so many images. Raises OmniadError where the file is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise OmniadError(f"{path} cannot be read ({error}); build the site again") from None
+    points, seen = (len(arrays[key]) if key in arrays and arrays[key].ndim else 0 for key in ("xyz", "image"))
+    expected = {
+        "xyz": ((points, 3), np.float32), "rgb": ((points, 3), np.uint8), "image": ((seen,), np.int32), "point": ((seen,), np.int32),
+        "pixel": ((seen, 2), np.float32),
+    }  # fmt: skip
+    for key, (shape, kind) in expected.items():
+        if key not in arrays or arrays[key].shape != shape or arrays[key].dtype != kind:
+            what = f"is {arrays[key].dtype}{list(arrays[key].shape)}" if key in arrays else "is missing"
+            raise OmniadError(
+                f"{path} is damaged: {key} {what}, not {np.dtype(kind)}{list(shape)}; build the site again"
+            )
+    sound = all(np.isfinite(arrays[key]).all() for key in ("xyz", "pixel")) and all(
+        ((arrays[key] >= 0) & (arrays[key] < count)).all() for key, count in (("image", images), ("point", points))
+    )
+    if not sound:
+        raise OmniadError(
+            f"{path} is damaged: it holds numbers that are not finite or point nowhere; build the site again"
+        )
+    return SparsePoints(**{key: arrays[key] for key in expected})
+
+
+def _read(path: Path, type):
+    try:
+        return read_json(path, type)
+    except OmniadError as error:
+        raise OmniadError(f"{error}; copy the site again or build it again") from None
+
+
+def _stays_in(folder: Path, base: Path, name: str) -> bool:
+    """Whether a relative name, seen from ``base`` and with its "..", stays in a folder; links are not followed."""
+    place = Path(os.path.abspath(base / name))
+    return not Path(name).is_absolute() and "\0" not in name and place.is_relative_to(os.path.abspath(folder))
 
 
 class Site:
@@ -121,6 +232,8 @@ class Site:
                     f"{path} holds the site of another survey or other options; choose an empty output folder"
                 )
             return site
+        if longest_side < SMALLEST_SIDE:
+            raise OmniadError(f"a site's longest side must be at least {SMALLEST_SIDE} pixels, not {longest_side}")
         check_empty(path)
         site = cls(path, {"format": FORMAT, "version": VERSION, "source": source,
                           "longest_side": longest_side,
@@ -142,15 +255,7 @@ class Site:
             raise OmniadError(
                 f"{path} is not a site: it has no site.json (build one with 'omniad build SURVEY --out {path}')"
             )
-        manifest = read_json(path / "site.json")
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise OmniadError(f"{path / 'site.json'} does not describe a site")
-        if not isinstance(manifest.get("version"), int) or manifest["version"] > VERSION:
-            raise OmniadError(
-                f"{path} was written by a newer omniad_ros (site format {manifest.get('version')}, this one reads up to {VERSION}); update omniad_ros"
-            )
-        if not all(isinstance(manifest.get(key), dict) for key in ("stages", "files", "frames")):
-            raise OmniadError(f"{path / 'site.json'} is damaged; build the site again")
+        manifest = cls._read_manifest(path)
         missing = [stage for stage in STAGES if stage not in manifest["stages"]]
         if complete and missing:
             raise OmniadError(
@@ -160,6 +265,24 @@ class Site:
         if verify:
             site.verify()
         return site
+
+    @staticmethod
+    def _read_manifest(path: Path) -> dict:
+        file = path / "site.json"
+        head = _read(file, _Head)
+        if head.format != FORMAT:
+            raise OmniadError(f"{file} does not describe a site")
+        if head.version > VERSION:
+            raise OmniadError(
+                f"{path} was written by a newer omniad_ros (site format {head.version}, this one reads up to {VERSION}); update omniad_ros"
+            )
+        manifest = _read(file, _Manifest)
+        for name in manifest.files:
+            if not _stays_in(path, path, name):
+                raise OmniadError(f"{file} names a file outside the site: {name}")
+        if "survey" in manifest.stages and manifest.camera is None:
+            raise OmniadError(f"{file} is damaged: it has a survey and no camera; build the site again")
+        return {"camera": None, **msgspec.to_builtins(manifest)}
 
     def verify(self) -> None:
         """Raise OmniadError where a file is missing, altered, or not listed."""
@@ -207,7 +330,7 @@ class Site:
             }
             manifest = {**self.manifest, "files": files, "stages": {**self.manifest["stages"], name: info}}
             if name == "survey":
-                manifest["camera"] = _read_own_transforms(work / "transforms.json").camera.to_dict()
+                manifest["camera"] = read_transforms(work / "transforms.json", self.path).camera.to_dict()
             # all that can fail for want of space comes before an old stage gives way
             write_json(self.path / ".site.json", manifest)
             shutil.rmtree(final, ignore_errors=True)
@@ -222,7 +345,11 @@ class Site:
     @property
     def longest_side(self) -> int:
         """Working size: pixels of the longer side at which field, detector and inspection look at this place."""
-        return int(self.manifest.get("longest_side", LONGEST_SIDE))
+        noted = self.manifest.get("longest_side")
+        if noted is None:
+            detector = self.detector_dir / "detector.json"
+            noted = _read(detector, _Detector).options.longest_side if detector.is_file() else LONGEST_SIDE
+        return noted
 
     def working_camera(self, camera: Camera) -> Camera:
         """The camera of a frame's reference view and comparison: rectified, at the working size."""
@@ -243,15 +370,16 @@ class Site:
     @property
     def survey(self) -> PosedImages:
         """The survey's images with their prior poses."""
-        return _read_own_transforms(self.path / "survey" / "transforms.json")
+        return read_transforms(self.path / "survey" / "transforms.json", self.path)
 
     @property
     def mapped(self) -> PosedImages:
         """The survey images that the map registered, with refined poses."""
-        return _read_own_transforms(self.path / "map" / "transforms.json")
+        images = read_transforms(self.map_dir / "transforms.json", self.path)
+        if None in images.poses:
+            raise OmniadError(f"{self.map_dir / 'transforms.json'} is damaged: a pose is missing; build the site again")
+        return images
 
     @property
     def sparse_points(self) -> SparsePoints:
-        from safetensors.numpy import load_file
-
-        return SparsePoints(**load_file(self.path / "map" / "points.safetensors"))
+        return read_points(self.map_dir / "points.safetensors", len(self.mapped))

@@ -17,7 +17,7 @@ from omniad_ros.core.images import read_image, write_image
 from omniad_ros.mapping import KnownDistance, Localizer, MapOptions, build_map, named_source
 from omniad_ros.mapping.alignment import align_poses
 from omniad_ros.recordings import read_survey, write_survey
-from omniad_ros.site import PosedImages, SparsePoints, _read_own_transforms
+from omniad_ros.site import PosedImages, SparsePoints, read_transforms
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_files(survey, map_dir):
         "transforms.json",
         "points.safetensors",
     }
-    mapped, points = _read_own_transforms(map_dir / "transforms.json"), Localizer.load(map_dir).points
+    mapped, points = read_transforms(map_dir / "transforms.json"), Localizer.load(map_dir).points
     assert isinstance(points, SparsePoints) and (mapped.image(3) == survey.image(3)).all()
     for pose, prior in zip(mapped.poses, survey.poses):
         assert max(pose.distance(prior)) < 2e-3  # exact poses stay exact
@@ -132,7 +132,7 @@ def test_odometry_that_drifts(survey, tmp_path):
         )
         poses.append(displaced(drift @ pose, random, 0.02, 1.0))
     info = build_map(with_poses(survey, poses), tmp_path / "map")
-    mapped = _read_own_transforms(tmp_path / "map" / "transforms.json")
+    mapped = read_transforms(tmp_path / "map" / "transforms.json")
     truth = {(survey.root / name).resolve(): pose for name, pose in zip(survey.names, survey.poses)}
     pairs = [(pose, truth[mapped.path(i).resolve()]) for i, pose in enumerate(mapped.poses)]
     scale, rotation, _ = similarity(
@@ -164,7 +164,7 @@ def test_no_odometry(survey, tmp_path):
     """Without prior poses the map is right up to a similarity, upright, and says that its scale is unknown."""
     info = build_map(with_poses(survey, [None] * len(survey)), tmp_path / "map")
     assert info["scale"] == "unknown" and info["prior_fit"] is None
-    mapped = _read_own_transforms(tmp_path / "map" / "transforms.json")
+    mapped = read_transforms(tmp_path / "map" / "transforms.json")
     truth = {(survey.root / name).resolve(): pose for name, pose in zip(survey.names, survey.poses)}
     true = [truth[mapped.path(i).resolve()] for i in range(len(mapped))]
     fit = align_poses(mapped.poses, true)
@@ -178,7 +178,7 @@ def test_a_known_distance_makes_the_map_metric(survey, map_dir, tmp_path, by):
     if by == "two cameras":
         known = KnownDistance(names, survey.poses[2].distance(survey.poses[5])[0])
     else:  # two points of the true map, by the pixels at which two images see them
-        points, mapped = load_file(map_dir / "points.safetensors"), _read_own_transforms(map_dir / "transforms.json")
+        points, mapped = load_file(map_dir / "points.safetensors"), read_transforms(map_dir / "transforms.json")
         seen = [
             np.flatnonzero(points["image"] == [Path(n).name for n in mapped.names].index(Path(name).name))
             for name in names
@@ -187,7 +187,7 @@ def test_a_known_distance_makes_the_map_metric(survey, map_dir, tmp_path, by):
         pixels = tuple(tuple(float(v) for v in points["pixel"][k]) for k in (first, second))
         known = KnownDistance(names, _apart(points, first, second), pixels)
     info = build_map(with_poses(survey, [None] * len(survey)), tmp_path / "map", options=MapOptions(distance=known))
-    mapped = _read_own_transforms(tmp_path / "map" / "transforms.json")
+    mapped = read_transforms(tmp_path / "map" / "transforms.json")
     truth = {(survey.root / name).resolve(): pose for name, pose in zip(survey.names, survey.poses)}
     true = [truth[mapped.path(i).resolve()] for i in range(len(mapped))]
     scale = align_poses(mapped.poses, true).scale
@@ -204,7 +204,7 @@ def test_focal_length_that_was_guessed(survey, tmp_path):
     unposed = dataclasses.replace(with_poses(survey, [None] * len(survey)), camera=guess)
     info = build_map(unposed, tmp_path / "map", options=MapOptions(refine_focal=True))
     assert abs(info["camera"]["fx"] / survey.camera.fx - 1) < 0.02
-    assert _read_own_transforms(tmp_path / "map" / "transforms.json").camera.fx == pytest.approx(info["camera"]["fx"])
+    assert read_transforms(tmp_path / "map" / "transforms.json").camera.fx == pytest.approx(info["camera"]["fx"])
 
 
 def test_photographs_of_many_cameras(survey, tmp_path):

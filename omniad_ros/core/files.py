@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import fcntl
@@ -11,8 +12,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from omniad_ros.core.feedback import OmniadError
+
+LARGEST_JSON = 256 << 20
+"""Bytes: a survey of 100,000 frames takes some 50 MB; what is larger is something else, and would fill the memory."""
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -36,14 +43,39 @@ def write_json(path: Path, data) -> None:
     write_atomically(path, json.dumps(data, indent=1) + "\n")
 
 
-def read_json(path: Path):
-    """Parsed JSON. Raises OmniadError where the file is missing or is not JSON."""
+def read_json(path: Path, type: Any = None) -> Any:
+    """What a JSON file holds, as ``type``: a msgspec type, such as a Struct or a dataclass.
+
+    Kinds are not converted and numbers are finite. Without a type the file is a foreign one of unknown shape; dicts and
+    lists come back. Raises OmniadError where the file is missing, is not JSON, or is not of the type; it names the field.
+    """
     try:
-        return json.loads(path.read_text("utf-8-sig"))  # other tools may begin with a byte order mark
+        size = path.stat().st_size
+        if size > LARGEST_JSON:
+            raise OmniadError(f"{path} is too large to be read: {size >> 20} MB of JSON, at most {LARGEST_JSON >> 20}")
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # other tools may begin with a byte order mark
     except FileNotFoundError:
         raise OmniadError(f"{path} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise OmniadError(f"{path} cannot be read as JSON: {error}") from None
+    except OSError as error:
+        raise OmniadError(f"{path} cannot be read: {error.strerror}") from None
+    return decode_json(data, str(path), type)
+
+
+def decode_json(data: bytes | str, name: str, type: Any = None) -> Any:
+    """As `read_json`, of JSON that lies in memory; ``name`` stands for it in the error."""
+    try:
+        return json.loads(data) if type is None else msgspec.json.decode(data, type=type)
+    except msgspec.ValidationError as error:
+        raise OmniadError(f"{name} is not as it should be: {_sentence(error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise OmniadError(f"{name} cannot be read as JSON: {error}") from None
+
+
+def _sentence(error: msgspec.ValidationError) -> str:
+    """msgspec's "Expected `float`, got `str` - at `$.frames[1].w`" as "frames[1].w: expected float, got str"."""
+    what, _, where = str(error).replace("`", "").partition(" - at ")
+    what = what[:1].lower() + what[1:]
+    return f"{where.removeprefix('$').removeprefix('.')}: {what}" if where else what
 
 
 def sha256(path: Path) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
-from safetensors.numpy import load_file
 from scipy.spatial import cKDTree
 
 from omniad_ros.core.feedback import OmniadError
@@ -16,7 +15,7 @@ from omniad_ros.mapping.build import FEATURES, LOOKS, MODEL
 from omniad_ros.mapping.features import Features, StoredFeatures, open_features, open_source, read_description, unit
 from omniad_ros.mapping.pairs import pose_embedding
 from omniad_ros.mapping.retrieval import nearest_images, vlad
-from omniad_ros.site import SparsePoints
+from omniad_ros.site import SparsePoints, read_points
 
 MOST_POINTS, MOST_LOOKS = 3000, 4
 """A frame is compared with at most so many points, each as at most so many images saw it."""
@@ -34,10 +33,10 @@ class StoredMap:
     def __init__(self, directory: Path):
         try:
             model = pycolmap.Reconstruction(directory / MODEL)
-            points = SparsePoints(**load_file(directory / "points.safetensors"))
-        except Exception as error:  # pycolmap and safetensors raise their own kinds for what is missing or damaged
+        except Exception as error:  # pycolmap raises its own kinds for what is missing or damaged
             raise OmniadError(f"the map in {directory} cannot be read ({error}); build the site again") from error
         ids = sorted(model.reg_image_ids())
+        points = read_points(directory / "points.safetensors", len(ids))
         self.features = StoredFeatures(directory / FEATURES, [model.images[i].name for i in ids])
         self.poses = [colmap.pose_of(model.images[i]) for i in ids]
         number = {point_id: n for n, point_id in enumerate(sorted(model.points3D))}
