@@ -138,7 +138,7 @@ def test_a_removed_anomaly_expires_and_a_hidden_one_does_not():
     assert [t.id for t in again] == [first[0].id]
     assert drive(tracker, [], rng, patrol(), false_alarms=0) == []
     assert [t.id for t in tracker.gone] == [first[0].id]
-    assert [t.id for t in Tracker.from_dict(tracker.to_dict()).gone] == [first[0].id]
+    assert [t.id for t in Tracker.from_json(tracker.to_json()).gone] == [first[0].id]
 
 
 def test_false_alarms_alone_confirm_nothing():
@@ -160,8 +160,8 @@ def test_saved_tracks_go_on_where_they_were():
     rng = np.random.default_rng(2)
     tracker = Tracker()
     before = drive(tracker, ANOMALIES, rng, patrol(), false_alarms=0)
-    saved = json.loads(json.dumps(tracker.to_dict()))
-    restored = Tracker.from_dict(saved)
+    restored = Tracker.from_json(tracker.to_json())
+    saved = json.loads(tracker.to_json())
     after = [t for t in restored.tracks if t.confirmed]
     assert [(t.id, t.kind, t.views) for t in after] == [(t.id, t.kind, t.views) for t in before]
     assert all(np.allclose(a.center, b.center) and np.allclose(a.size, b.size) for a, b in zip(after, before))
@@ -180,5 +180,5 @@ def test_saved_tracks_go_on_where_they_were():
         {**saved, "tracks": [saved["tracks"][0], saved["tracks"][0]]},
         {**saved, "confirmed": 0},
     ):
-        with pytest.raises(OmniadError):
-            Tracker.from_dict(damaged)
+        with pytest.raises(OmniadError, match="delete them to start clean"):
+            Tracker.from_json(json.dumps(damaged).encode())

@@ -1,4 +1,4 @@
-"""What a track is made of: the rays of its views, their robust intersection, and how to save them.
+"""What a track is made of: the rays of its views and their robust intersection.
 
 One view knows well in which direction an anomaly lies, and badly how far: the reference's depth is that of the normal
 place, which for an added object is what stands behind it. So the depth is a weak hint along each ray, and the place is where
@@ -7,11 +7,10 @@ the rays meet.
 
 from __future__ import annotations
 
-import base64
 import itertools
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,9 +19,33 @@ from omniad_ros.core.geometry import Camera, Pose
 Snapshot = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Frame uint8 (H, W, 3), reference view uint8 (H, W, 3), heatmap uint8 (H, W), all of one view."""
 
-DISAGREEMENT = 1.0
-"""Root mean square distance of the rays from their place, in standard deviations, beyond which they show several things."""
-AGREEING = 1.5
+
+@dataclass(frozen=True)
+class SightingOptions:
+    """How much each view is believed. Judged by geometry, and held by the simulated patrols of test/test_tracking.py.
+
+    strays, strays_clipped: by what share of its angular size the middle of a region lies off the anomaly's (1 sigma), inside the
+    frame and cut by its border; border: pixels from it that count as cut. pointing: what the pose adds to that, in radians.
+    depth: how far the hint of the depth is off, as a share of it: an added thing stands well before its background.
+    nearest: percentile of the depths in a region at which an added thing is thought to stand.
+    disagreement: root mean square distance of the rays from their place, in their standard deviations, beyond which they show
+    several things; agreeing: distance within which a ray agrees with a place. stray: distance at which a ray counts half (Cauchy),
+    rounds: of that reweighting. pairs: at most so many are asked for a place. shared: what all views of one anomaly are off
+    together, as a share of its size, for their certainty stops growing there.
+    """
+
+    strays: float = 0.15
+    strays_clipped: float = 0.4
+    border: float = 2.0
+    pointing: float = 0.01
+    depth: float = 0.25
+    nearest: float = 10.0
+    disagreement: float = 1.0
+    agreeing: float = 1.5
+    stray: float = 2.0
+    rounds: int = 6
+    pairs: int = 40
+    shared: float = 0.25
 
 
 class Detected(Protocol):
@@ -70,14 +93,36 @@ class Ray:
     clipped: bool
     """The region touches the frame's border, so its middle says less."""
 
-    @property
-    def lateral(self) -> float:
+    def lateral(self, options: SightingOptions) -> float:
         """Standard deviation across the ray, metres at the hinted range."""
-        return self.range * ((0.4 if self.clipped else 0.15) * math.hypot(self.width, self.height) + 0.01)
+        strays = options.strays_clipped if self.clipped else options.strays
+        return self.range * (strays * math.hypot(self.width, self.height) + options.pointing)
 
-    @property
-    def along(self) -> float:
-        return 0.25 * self.range
+
+class Rays(NamedTuple):
+    """Several rays as arrays: origins, directions (N, 3); ranges (N,) metres, as the depth hints; standard deviations there,
+    across (lateral) and along the ray, (N,) metres.
+    """
+
+    origins: np.ndarray
+    directions: np.ndarray
+    ranges: np.ndarray
+    lateral: np.ndarray
+    along: np.ndarray
+
+    @staticmethod
+    def of(rays: list[Ray], options: SightingOptions) -> Rays:
+        ranges = np.array([ray.range for ray in rays])
+        return Rays(
+            np.stack([ray.origin for ray in rays]),
+            np.stack([ray.direction for ray in rays]),
+            ranges,
+            np.array([ray.lateral(options) for ray in rays]),
+            options.depth * ranges,
+        )
+
+    def chosen(self, which) -> Rays:
+        return Rays(*(values[which] for values in self))
 
 
 @dataclass
@@ -91,8 +136,8 @@ class Hypothesis:
     votes: dict[str, float] = field(default_factory=dict)
     score_sum: float = 0.0
     views: int = 0
-    evidence: float = 0.0
-    """Log-odds that it is real: more with each view that shows it, less with each that should and does not."""
+    log_odds: float = 0.0
+    """That it is real: more with each view that shows it, less with each that should and does not."""
     misses: int = 0
     unseen: int = 0
     """Frames since the last that showed it, whether they could show it or not."""
@@ -105,23 +150,23 @@ class Hypothesis:
     covariance: np.ndarray = field(default_factory=lambda: np.eye(3))
     size: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
-    def locate(self) -> None:
+    def locate(self, options: SightingOptions) -> None:
         """Find the place from the rays; views that turn out to show something else are dropped, with what they counted."""
-        center, information, sideways = intersect(self.rays)
-        if len(self.rays) > 2 and _rms(sideways) > DISAGREEMENT:
-            kept = consensus(self.rays)
+        place = intersect(Rays.of(self.rays, options), options)
+        if len(self.rays) > 2 and place.disagreement > options.disagreement:
+            kept = consensus(self.rays, options)
             share = len(kept) / len(self.rays)
             self.rays = kept
             self.views = max(len(kept), round(self.views * share))
-            self.evidence, self.score_sum = self.evidence * share, self.score_sum * share
-            center, information, sideways = intersect(kept)
-        self.center, self.disagreement = center, _rms(sideways)
-        distances = np.array([max(float(ray.direction @ (center - ray.origin)), 1e-6) for ray in self.rays])
+            self.log_odds, self.score_sum = self.log_odds * share, self.score_sum * share
+            place = intersect(Rays.of(kept, options), options)
+        self.center, self.disagreement = place.center, place.disagreement
+        distances = np.array([max(float(ray.direction @ (self.center - ray.origin)), 1e-6) for ray in self.rays])
         width = float(np.median(distances * [ray.width for ray in self.rays]))
         height = float(np.median(distances * [ray.height for ray in self.rays]))
         self.size = np.array([width, width, height])
-        # views of one anomaly share errors, so certainty stops growing at a quarter of its size
-        self.covariance = np.linalg.inv(information) + np.eye(3) * (0.25 * self.size.max()) ** 2
+        shared = (options.shared * self.size.max()) ** 2
+        self.covariance = np.linalg.inv(place.information) + np.eye(3) * shared
 
     def spread_degrees(self) -> float:
         """The largest angle between two of the directions from which it was seen."""
@@ -143,52 +188,58 @@ class Hypothesis:
         )  # fmt: skip
 
 
-def intersect(rays: list[Ray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where rays meet: least squares in information form, reweighted so that stray views lose (Cauchy weights).
-
-    Returns (center (3,), information (3, 3), distances of the rays from it in standard deviations (N,)).
+@dataclass(frozen=True)
+class Place:
+    """Where rays meet. center: (3,); information: (3, 3), the inverse of its covariance; sideways: (N,) distances of the
+    rays from it in their standard deviations.
     """
-    origins = np.stack([ray.origin for ray in rays])
-    directions = np.stack([ray.direction for ray in rays])
-    lateral = np.array([ray.lateral for ray in rays])
+
+    center: np.ndarray
+    information: np.ndarray
+    sideways: np.ndarray
+
+    @property
+    def disagreement(self) -> float:
+        return float(np.sqrt(np.mean(np.square(self.sideways))))
+
+
+def intersect(rays: Rays, options: SightingOptions) -> Place:
+    """Where rays meet: least squares in information form, reweighted so that stray views lose (Cauchy weights)."""
+    directions, lateral = rays.directions, rays.lateral
     # The hints of one side share one error (the same background), so together they count as one.
-    along = np.array([ray.along for ray in rays]) * math.sqrt(len(rays))
+    along = rays.along * math.sqrt(len(lateral))
     parallel = directions[:, :, None] * directions[:, None, :]
     across = np.eye(3) - parallel
-    means = origins + np.array([ray.range for ray in rays])[:, None] * directions
-    weights = np.ones(len(rays))
-    for _ in range(6):
+    means = rays.origins + rays.ranges[:, None] * directions
+    weights = np.ones(len(lateral))
+    for _ in range(options.rounds):
         informations = (weights / lateral**2)[:, None, None] * across + (weights / along**2)[:, None, None] * parallel
         information = informations.sum(0)
         center = np.linalg.solve(information, np.einsum("nij,nj->i", informations, means))
         sideways = np.linalg.norm(np.einsum("nij,nj->ni", across, center - means), axis=1) / lateral
-        weights = 1 / (1 + (sideways / 2) ** 2)
-    return center, information, sideways
+        weights = 1 / (1 + (sideways / options.stray) ** 2)
+    return Place(center, information, sideways)
 
 
-def consensus(rays: list[Ray]) -> list[Ray]:
+def consensus(rays: list[Ray], options: SightingOptions) -> list[Ray]:
     """The most rays that agree on one place, after those that two of them name (Fischler and Bolles, 1981)."""
     pairs = list(itertools.combinations(range(len(rays)), 2))
-    if len(pairs) > 40:
-        pairs = pairs[:: math.ceil(len(pairs) / 40)]
-    origins = np.stack([ray.origin for ray in rays])
-    directions = np.stack([ray.direction for ray in rays])
-    lateral = np.array([ray.lateral for ray in rays])
+    if len(pairs) > options.pairs:
+        pairs = pairs[:: math.ceil(len(pairs) / options.pairs)]
+    bundle = Rays.of(rays, options)
     best = np.zeros(len(rays), bool)
-    for i, j in pairs:
-        offsets = intersect([rays[i], rays[j]])[0] - origins
-        away = offsets - (offsets * directions).sum(1)[:, None] * directions
-        inside = np.linalg.norm(away, axis=1) < AGREEING * lateral
+    for pair in pairs:
+        offsets = intersect(bundle.chosen(list(pair)), options).center - bundle.origins
+        away = offsets - (offsets * bundle.directions).sum(1)[:, None] * bundle.directions
+        inside = np.linalg.norm(away, axis=1) < options.agreeing * bundle.lateral
         if inside.sum() > best.sum():
             best = inside
     return [ray for ray, keep in zip(rays, best) if keep] or rays
 
 
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))
-
-
-def ray_of(detection: Detected, camera: Camera, pose: Pose, depth: np.ndarray) -> Ray | None:
+def ray_of(
+    detection: Detected, camera: Camera, pose: Pose, depth: np.ndarray, *, options: SightingOptions
+) -> Ray | None:
     """The ray through the middle of a region; None where the reference has no depth there."""
     x0, y0, x1, y1 = (float(v) for v in detection.box)
     window = depth[max(0, math.floor(y0)) : math.ceil(y1), max(0, math.floor(x0)) : math.ceil(x1)]
@@ -199,12 +250,13 @@ def ray_of(detection: Detected, camera: Camera, pose: Pose, depth: np.ndarray) -
     length = float(np.linalg.norm(direction))
     if detection.kind == "added" or detection.center is None:
         # what was added stands in front of all that the reference shows there, and mostly on its nearest part
-        z = float(np.percentile(window, 10))
+        z = float(np.percentile(window, options.nearest))
     else:
         z = float(pose.inverse().apply(np.asarray(detection.center, float))[2])
     if not math.isfinite(z) or z <= 0:
         return None
-    clipped = x0 <= 2 or y0 <= 2 or x1 >= camera.width - 2 or y1 >= camera.height - 2
+    border = options.border
+    clipped = x0 <= border or y0 <= border or x1 >= camera.width - border or y1 >= camera.height - border
     return Ray(
         pose.translation.copy(), pose.rotation @ (direction / length), z * length,
         (x1 - x0) / camera.fx / length, (y1 - y0) / camera.fy / length, clipped,
@@ -214,65 +266,3 @@ def ray_of(detection: Detected, camera: Camera, pose: Pose, depth: np.ndarray) -
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors (..., 3) at length one."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-
-
-def to_dict(hypothesis: Hypothesis) -> dict:
-    """As JSON can hold it."""
-    data = {
-        key: value for key, value in vars(hypothesis).items()
-        if key not in ("rays", "snapshot", "center", "covariance", "size", "disagreement")
-    }  # fmt: skip
-    data["rays"] = [
-        {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in asdict(ray).items()}
-        for ray in hypothesis.rays
-    ]
-    data["snapshot"] = None if hypothesis.snapshot is None else [_encode(image) for image in hypothesis.snapshot]
-    return data
-
-
-def from_dict(data: dict) -> Hypothesis:
-    """What `to_dict` gave. Raises KeyError, TypeError, ValueError or IndexError where it is something else."""
-    rays = [
-        Ray(
-            _vector(r["origin"]),
-            unit(_vector(r["direction"])),
-            *(float(r[k]) for k in ("range", "width", "height")),
-            bool(r["clipped"]),
-        )
-        for r in data["rays"]
-    ]
-    if not rays or not isinstance(data["votes"], dict) or not data["votes"]:
-        raise ValueError("a track without views")
-    box = data["snapshot_box"]
-    hypothesis = Hypothesis(
-        int(data["id"]), float(data["first_seen"]), float(data["last_seen"]), rays,
-        {str(kind): float(vote) for kind, vote in data["votes"].items()}, float(data["score_sum"]), int(data["views"]),
-        float(data["evidence"]), int(data["misses"]), int(data["unseen"]), 0.0, bool(data["confirmed"]),
-        None if data["snapshot"] is None else tuple(_decode(text) for text in data["snapshot"]),
-        None if box is None else tuple(int(v) for v in box), float(data["snapshot_worth"]),
-    )  # fmt: skip
-    hypothesis.locate()
-    return hypothesis
-
-
-def _vector(values) -> np.ndarray:
-    vector = np.asarray(values, dtype=np.float64)
-    if vector.shape != (3,) or not np.isfinite(vector).all():
-        raise ValueError("not a finite vector")
-    return vector
-
-
-def _encode(image: np.ndarray) -> str:
-    import cv2
-
-    data = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return base64.b64encode(cv2.imencode(".jpg", data, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()).decode()
-
-
-def _decode(text: str) -> np.ndarray:
-    import cv2
-
-    image = cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise ValueError("not an image")
-    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -8,45 +8,64 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Camera, Pose
-from omniad_ros.patrol import sightings
-from omniad_ros.patrol.sightings import Detected, Hypothesis, Ray, Snapshot, Track, ray_of, unit
+from omniad_ros.patrol.saved_tracks import FORMAT, VERSION, SavedHead, SavedTracks, restored, saved
+from omniad_ros.patrol.sightings import Detected, Hypothesis, Ray, SightingOptions, Snapshot, Track, ray_of, unit
 
 __all__ = ["Snapshot", "Track", "Tracker", "TrackerOptions"]
-
-FORMAT = "omniad-tracks"
-VERSION = 1
 
 
 @dataclass(frozen=True)
 class TrackerOptions:
     """When a detection counts as the same anomaly, when an anomaly as real, and when as gone.
 
-    Views count once the camera has moved by ``moved`` (share of the viewing distance) or ``seconds`` have passed since the last
-    that counted, so that a fast camera or a robot that stands does not count the same view again and again.
-    gate: Mahalanobis distance up to which a detection belongs to a track. hit, miss: evidence (log-odds) that a view adds
-    which shows the track, and that one takes away which should and does not; with these, what is seen in less than a third
-    of such views loses. confirm_evidence, confirm_views, confirm_margin (of the mean score above the threshold, as a share of
-    what there is above it): what confirms a track, together with views whose directions
-    differ by confirm_degrees or (standing still) that span confirm_seconds, and that agree: their rays pass the place within
-    ``agreement`` standard deviations (root mean square). full_evidence: where it stops growing, so that what is gone
-    can be let go; expire_after: frames in a row that show the place normal; tentative_frames: frames after which a
-    track not confirmed is dropped anyway. same_side_degrees: a view tells that a place is normal only if it looks from a
-    side from which the anomaly was seen; same_view_degrees: the same for confirmed tracks. rays: kept a track.
+    What confirms was measured on the patrols of the simulated plant rooms (docs/design-notes.md, "Evidence and tracks"): with
+    less, floaters of the field and weak things were confirmed. The rest is judged by geometry and held by test/test_tracking.py.
+
+    Which views count:
+        moved, seconds: once the camera has moved by this share of the viewing distance, or so much time has passed, since the
+        last that counted; so a fast camera or a robot that stands does not count the same view again and again.
+    Which detection belongs to which track:
+        gate: Mahalanobis distance up to which it may; precedence: what a tentative track must be nearer than a confirmed one;
+        part: share of the gate within which a further region is a part of a matched track; size_ratio: sizes that differ by more
+        are not of one thing; behind: beyond this share of the reference's depth there can be nothing.
+        same_place, inside: of the sum of two tracks' sizes, the distance below which they are one; ``inside`` where one frame shows both.
+    What confirms:
+        hit, miss: log-odds that a view adds which shows the track, and that one takes away which should and does not; with
+        these, what is seen in less than a third of such views loses; full_log_odds: where they stop growing, so that what is gone
+        can be let go. confirm_log_odds, confirm_views, confirm_margin (of the mean score above the threshold, as a share of what
+        there is above it): what confirms a track, together with views whose directions differ by confirm_degrees or (standing
+        still) that span confirm_seconds, and that agree: their rays pass the place within ``agreement`` standard deviations
+        (root mean square).
+    What ends:
+        expire_after: frames in a row that show the place normal; tentative_frames: frames after which a track not confirmed is
+        dropped anyway. A view tells that a place is normal only if it looks from a side from which the anomaly was seen, within
+        same_side_degrees (same_view_degrees for confirmed tracks), from at most ``farther`` times as far as it ever was, if the
+        reference covers so much of it (``covered``) and nothing hides it: the depth there is no less than the track's, but for
+        ``depth_of_size`` of its size and ``depth_of_distance`` of its distance.
+    What is kept:
+        rays: a track; gone: tracks; worth_clipped: what a view cut by the frame's border is worth as a track's picture.
     """
 
     moved: float = 0.03
     seconds: float = 0.5
     gate: float = 2.5
+    precedence: float = 0.5
+    part: float = 0.6
+    size_ratio: float = 5.0
+    behind: float = 1.15
+    same_place: float = 0.35
+    inside: float = 0.2
     hit: float = 1.6
     miss: float = 0.8
-    confirm_evidence: float = 4.7
-    full_evidence: float = 8.0
+    full_log_odds: float = 8.0
+    confirm_log_odds: float = 4.7
     confirm_views: int = 8
     confirm_margin: float = 0.4
     confirm_degrees: float = 4.0
@@ -56,7 +75,14 @@ class TrackerOptions:
     tentative_frames: int = 8
     same_side_degrees: float = 40.0
     same_view_degrees: float = 15.0
+    farther: float = 1.2
+    covered: float = 0.7
+    depth_of_size: float = 0.6
+    depth_of_distance: float = 0.05
     rays: int = 40
+    gone: int = 100
+    worth_clipped: float = 0.3
+    sighting: SightingOptions = field(default_factory=SightingOptions)
 
 
 class Tracker:
@@ -77,7 +103,7 @@ class Tracker:
 
     @property
     def gone(self) -> list[Track]:
-        """Confirmed tracks whose place was seen normal again, the latest hundred."""
+        """Confirmed tracks whose place was seen normal again, the latest of them."""
         return [hypothesis.track() for hypothesis in self._gone]
 
     def update(
@@ -96,7 +122,8 @@ class Tracker:
         reference's, NaN where not covered; snapshot: (frame uint8 (H, W, 3), reference uint8 (H, W, 3), heatmap
         (H, W), float in [0, 1] or uint8); threshold: of the heatmap, above which the detections lie.
         """
-        seen = [(d, ray) for d in detections if (ray := ray_of(d, camera, pose, depth)) is not None]
+        sighting = self.options.sighting
+        seen = [(d, ray) for d in detections if (ray := ray_of(d, camera, pose, depth, options=sighting)) is not None]
         matched: set[int] = set()
         counts = self._counts(pose, depth, stamp_seconds)
         for hypothesis in self._hypotheses:
@@ -107,7 +134,7 @@ class Tracker:
         for hypothesis in self._hypotheses if counts else ():
             if hypothesis.unseen and self._should_show(hypothesis, camera, pose, depth):
                 hypothesis.misses += 1
-                hypothesis.evidence -= self.options.miss
+                hypothesis.log_odds -= self.options.miss
         for index, pair in enumerate(seen):
             if index not in matched:
                 self._created += 1
@@ -137,7 +164,7 @@ class Tracker:
             return []
         cost = np.array([[self._distance(h, ray, camera, pose) for ray in rays] for h in self._hypotheses])
         # a confirmed track takes precedence over a tentative one
-        penalty = np.array([[0.0 if h.confirmed else 0.5] for h in self._hypotheses])
+        penalty = np.array([[0.0 if h.confirmed else self.options.precedence] for h in self._hypotheses])
         within = cost < self.options.gate
         pairs = zip(*linear_sum_assignment(np.where(within, cost + penalty, 1e3)))
         matches = {row: [column] for row, column in pairs if within[row, column]}
@@ -145,7 +172,7 @@ class Tracker:
         for column in range(len(rays)):
             if column not in taken and matches:
                 row = min(matches, key=lambda r: cost[r, column])
-                if cost[row, column] < 0.6 * self.options.gate:
+                if cost[row, column] < self.options.part * self.options.gate:
                     matches[row].append(column)
         return [(self._hypotheses[row], columns) for row, columns in matches.items()]
 
@@ -157,15 +184,15 @@ class Tracker:
             return math.inf
         size = distance * math.hypot(ray.width, ray.height)
         known = float(np.hypot(hypothesis.size[0], hypothesis.size[2]))
-        if not 0.2 < size / max(known, 1e-9) < 5.0:
+        if not 1 / self.options.size_ratio < size / max(known, 1e-9) < self.options.size_ratio:
             return math.inf
         # behind the surface that the reference shows there can be nothing, beside what the track's place is unsure
         unsure = math.sqrt(float(ray.direction @ hypothesis.covariance @ ray.direction))
-        if distance > 1.15 * ray.range + size + 2 * unsure:
+        if distance > self.options.behind * ray.range + size + 2 * unsure:
             return math.inf
         basis = np.linalg.svd(ray.direction[None])[2][1:]
         innovation = basis @ offset
-        lateral = ray.lateral * distance / ray.range
+        lateral = ray.lateral(self.options.sighting) * distance / ray.range
         spread = basis @ hypothesis.covariance @ basis.T + np.eye(2) * lateral**2
         return math.sqrt(float(innovation @ np.linalg.solve(spread, innovation)))
 
@@ -178,12 +205,12 @@ class Tracker:
         if counts:
             hypothesis.add(ray, self.options.rays)
             hypothesis.views += 1
-            hypothesis.evidence = min(hypothesis.evidence + self.options.hit, self.options.full_evidence)
+            hypothesis.log_odds = min(hypothesis.log_odds + self.options.hit, self.options.full_log_odds)
             hypothesis.score_sum += float(detection.score)
         weight = float(detection.score) * math.sqrt(max(float(detection.area), 1.0))
         hypothesis.votes[detection.kind] = hypothesis.votes.get(detection.kind, 0.0) + weight
-        hypothesis.locate()
-        worth = float(detection.area) * float(detection.score) * (0.3 if ray.clipped else 1.0)
+        hypothesis.locate(self.options.sighting)
+        worth = float(detection.area) * float(detection.score) * (self.options.worth_clipped if ray.clipped else 1.0)
         if snapshot is not None and worth > hypothesis.snapshot_worth:
             frame, reference, heatmap = snapshot
             heat = heatmap if heatmap.dtype == np.uint8 else np.round(255 * np.clip(heatmap, 0, 1)).astype(np.uint8)
@@ -202,7 +229,7 @@ class Tracker:
         if not (half[0] < u < camera.width - half[0] and half[1] < v < camera.height - half[1]):
             return False
         seen_from = np.array([np.linalg.norm(hypothesis.center - ray.origin) for ray in hypothesis.rays])
-        if distance > 1.2 * seen_from.max():
+        if distance > self.options.farther * seen_from.max():
             return False
         towards = unit(hypothesis.center - np.stack([ray.origin for ray in hypothesis.rays]))
         alike = float((towards @ unit(hypothesis.center - pose.translation)).max())
@@ -212,19 +239,19 @@ class Tracker:
         x0, y0 = np.maximum(np.floor([u - half[0], v - half[1]]), 0).astype(int)
         window = depth[y0 : math.ceil(v + half[1]) + 1, x0 : math.ceil(u + half[0]) + 1]
         covered = np.isfinite(window)
-        if window.size == 0 or covered.mean() < 0.7:
+        if window.size == 0 or covered.mean() < self.options.covered:
             return False
-        margin = 0.6 * float(hypothesis.size.max()) + 0.05 * distance
+        margin = self.options.depth_of_size * float(hypothesis.size.max()) + self.options.depth_of_distance * distance
         return bool(np.median(window[covered]) > local[2] - margin)
 
     def _expire(self) -> None:
         kept = []
         for hypothesis in self._hypotheses:
             stale = not hypothesis.confirmed and hypothesis.unseen >= self.options.tentative_frames
-            if hypothesis.evidence > 0 and hypothesis.misses < self.options.expire_after and not stale:
+            if hypothesis.log_odds > 0 and hypothesis.misses < self.options.expire_after and not stale:
                 kept.append(hypothesis)
             elif hypothesis.confirmed:
-                self._gone = [*self._gone[-99:], hypothesis]
+                self._gone = [*self._gone, hypothesis][-self.options.gone :]
         self._hypotheses = kept
 
     def _merge(self) -> None:
@@ -232,15 +259,15 @@ class Tracker:
         order = sorted(self._hypotheses, key=lambda h: (not h.confirmed, abs(h.id)))
         kept: list[Hypothesis] = []
         for young in order:
-            old = next((old for old in kept if _same_place(old, young)), None)
+            old = next((old for old in kept if self._same_place(old, young)), None)
             if old is None:
                 kept.append(young)
                 continue
             for ray in young.rays:
                 old.add(ray, self.options.rays)
-            old.locate()
+            old.locate(self.options.sighting)
             # both may have been seen in one frame, so the views of the two do not add up
-            old.views, old.evidence = max(old.views, young.views), max(old.evidence, young.evidence)
+            old.views, old.log_odds = max(old.views, young.views), max(old.log_odds, young.log_odds)
             old.score_sum = old.score_sum if old.views != young.views else max(old.score_sum, young.score_sum)
             for kind, vote in young.votes.items():
                 old.votes[kind] = old.votes.get(kind, 0.0) + vote
@@ -251,12 +278,21 @@ class Tracker:
                 old.snapshot_worth = young.snapshot_worth
         self._hypotheses = kept
 
+    def _same_place(self, old: Hypothesis, young: Hypothesis) -> bool:
+        distance = float(np.linalg.norm(old.center - young.center))
+        sizes = float(old.size.max() + young.size.max())
+        if distance > self.options.same_place * sizes:
+            return False
+        # side by side in one frame they are two things, unless one lies in the other
+        apart = old.unseen == young.unseen == 0 and min(old.views, young.views) > 1
+        return distance < self.options.inside * sizes or not apart
+
     def _confirm(self, score: float) -> None:
         options = self.options
         for hypothesis in self._hypotheses:
             if hypothesis.confirmed or hypothesis.views < options.confirm_views:
                 continue
-            if hypothesis.evidence < options.confirm_evidence or hypothesis.disagreement > options.agreement:
+            if hypothesis.log_odds < options.confirm_log_odds or hypothesis.disagreement > options.agreement:
                 continue
             if hypothesis.score_sum < score * hypothesis.views:
                 continue
@@ -265,29 +301,33 @@ class Tracker:
                 self._confirmed += 1
                 hypothesis.confirmed, hypothesis.id = True, self._confirmed
 
-    def to_dict(self) -> dict:
-        """Everything as JSON can hold it, so that a restarted inspector goes on (`from_dict`)."""
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "created": self._created,
-            "confirmed": self._confirmed,
-            "tracks": [sightings.to_dict(hypothesis) for hypothesis in self._hypotheses],
-            "gone": [sightings.to_dict(hypothesis) for hypothesis in self._gone],
-        }
+    def to_json(self) -> bytes:
+        """All that a restarted inspector needs to go on (`from_json`)."""
+        state = SavedTracks(
+            format=FORMAT,
+            version=VERSION,
+            created=self._created,
+            confirmed=self._confirmed,
+            tracks=[saved(hypothesis) for hypothesis in self._hypotheses],
+            gone=[saved(hypothesis) for hypothesis in self._gone],
+        )
+        return msgspec.json.encode(state, enc_hook=lambda number: number.item())  # some are numpy's scalars
 
     @classmethod
-    def from_dict(cls, data: dict, options: TrackerOptions | None = None) -> Tracker:
-        """Raises OmniadError where ``data`` is not what `to_dict` gave."""
-        if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
-            raise OmniadError(
-                "the saved tracks are not in a format that this version reads; delete them to start clean"
-            )
+    def from_json(cls, data: bytes, options: TrackerOptions | None = None) -> Tracker:
+        """Raises OmniadError where ``data`` is not what `to_json` gave."""
         tracker = cls(options)
         try:
-            tracker._created, tracker._confirmed = int(data["created"]), int(data["confirmed"])
-            tracker._hypotheses = [sightings.from_dict(entry) for entry in data["tracks"]]
-            tracker._gone = [sightings.from_dict(entry) for entry in data["gone"]]
+            head = msgspec.json.decode(data, type=SavedHead)
+            if (head.format, head.version) != (FORMAT, VERSION):
+                raise OmniadError(
+                    "the saved tracks are not in a format that this version reads; delete them to start clean"
+                )
+            state = msgspec.json.decode(data, type=SavedTracks)
+            tracker._created, tracker._confirmed = state.created, state.confirmed
+            tracker._hypotheses, tracker._gone = (
+                [restored(track, tracker.options.sighting) for track in tracks] for tracks in (state.tracks, state.gone)
+            )
             tracks = tracker.tracks + tracker.gone
             ids = [track.id for track in tracks]
             sound = (
@@ -296,25 +336,13 @@ class Tracker:
             )
             if not sound or not all(map(_sound, tracks)):
                 raise ValueError("tracks that cannot be")
-        except Exception as error:  # any byte of it may be wrong
+        except OmniadError:
+            raise
+        except Exception as error:  # any byte of it may be wrong: also OpenCV and the solver of the places find faults
             raise OmniadError("the saved tracks are damaged; delete them to start clean") from error
         return tracker
 
 
 def _sound(track: Track) -> bool:
-    numbers = [*track.center, *track.size, track.first_seen, track.last_seen]
-    return (
-        all(abs(number) < 1e15 for number in numbers)
-        and 0 <= track.score <= 1
-        and track.views > 0
-        and track.confirmed == (track.id > 0)
-    )
-
-
-def _same_place(old: Hypothesis, young: Hypothesis) -> bool:
-    distance = float(np.linalg.norm(old.center - young.center))
-    if distance > 0.35 * float(old.size.max() + young.size.max()):
-        return False
-    # side by side in one frame they are two things, unless one lies in the other
-    apart = old.unseen == young.unseen == 0 and min(old.views, young.views) > 1
-    return distance < 0.2 * float(old.size.max() + young.size.max()) or not apart
+    places = [*track.center, *track.size]
+    return all(abs(number) < 1e15 for number in places) and 0 <= track.score <= 1 and track.confirmed == (track.id > 0)

@@ -5,10 +5,11 @@ Both are bounded, and both are written so that a full disk leaves the old file w
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from std_msgs.msg import Header
@@ -24,6 +25,25 @@ from omniad_ros.ros import messages
 from omniad_ros.site import MAP_FRAME, Site
 
 FORMAT = "omniad-inspector-state"
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Statistics(msgspec.Struct):
+    """How many frames were inspected, and with what outcome."""
+
+    frames: Count
+    ok: Count
+    degraded: Count
+    lost: Count
+
+
+class SavedState(msgspec.Struct):
+    """The state file. site: which one it is of; tracker: as `Tracker.to_json` writes it."""
+
+    format: str
+    site: str
+    statistics: Statistics
+    tracker: msgspec.Raw
 
 
 class PatrolMemory:
@@ -92,33 +112,25 @@ class PatrolMemory:
         if self.state_file is None or not self.state_file.exists():
             return
         try:
-            data = read_json(self.state_file)
+            state = read_json(self.state_file, SavedState)
         except OmniadError as error:
             raise OmniadError(f"{error}; delete it to start clean") from None
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
+        if state.format != FORMAT:
             raise OmniadError(f"{self.state_file} is not the state of an inspector; delete it to start clean")
-        if data.get("site") != self._identity():
+        if state.site != self._identity():
             raise OmniadError(f"{self.state_file} is the state of another site; delete it or give another state_file")
-        patrol.inspector.tracker = Tracker.from_dict(data.get("tracker"))
-        saved = data.get("statistics")
-        try:
-            self.statistics = {key: int(saved[key]) for key in self.statistics}
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise OmniadError(f"{self.state_file} is damaged; delete it to start clean") from None
+        patrol.inspector.tracker = Tracker.from_json(state.tracker)
+        self.statistics = msgspec.structs.asdict(state.statistics)
 
     def save_state(self, patrol: Patrol | None, at_most_every: float = 0.0) -> None:
         if self.state_file is None or patrol is None or time.monotonic() - self._saved_at < at_most_every:
             return
         self._saved_at = time.monotonic()
-        data = {
-            "format": FORMAT,
-            "site": self._identity(),
-            "statistics": self.statistics,
-            "tracker": patrol.inspector.tracker.to_dict(),
-        }
+        tracker = msgspec.Raw(patrol.inspector.tracker.to_json())
+        state = SavedState(FORMAT, self._identity(), Statistics(**self.statistics), tracker)
         try:
             self.state_file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.state_file, json.dumps(data))
+            write_atomically(self.state_file, msgspec.json.encode(state))
             self.trouble = ""
         except OSError as error:
             self.trouble = f"the state cannot be saved to {self.state_file}: {error.strerror}"

@@ -170,6 +170,7 @@ def read_patrol(folder: Path, true_poses: Path, site: Site) -> Patrol:
     from omniad_ros.detection import Detector
     from omniad_ros.lab import apart
     from omniad_ros.patrol.tracks import Tracker
+    from omniad_ros.ros.memory import SavedState
 
     folder = Path(folder)
     record, told = read_json(folder / RECORD), read_json(folder / TRUTH / "truth.json")
@@ -182,7 +183,7 @@ def read_patrol(folder: Path, true_poses: Path, site: Site) -> Patrol:
         PlantedAnomaly(a["id"], a["kind"], tuple((np.array(p["center"]), np.array(p["size"])) for p in a["places"]))
         for a in told["anomalies"]
     )
-    tracks = Tracker.from_dict(read_json(folder / TRACKS)["tracker"]).tracks
+    tracks = Tracker.from_json(read_json(folder / TRACKS, SavedState).tracker).tracks
     threshold = Detector.load(site.detector_dir).threshold
     return Patrol(folder, record, tracks, PatrolTruth(align_truth(true_poses, site), truth, anomalies), threshold)
 
