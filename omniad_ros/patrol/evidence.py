@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -33,9 +34,12 @@ compiled = njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
 class EvidenceOptions:
     """How views are put together; evidence is in log-odds relative to the threshold's.
 
+    Chosen on recorded patrols of the simulated plant rooms (docs/design-notes.md, "Evidence and tracks").
     clamp: the most that one view may say; strength: what the mean of the views counts in the heatmap of the next; memory: views
     after which older ones fade; margin: voxels behind the reference's surface that still belong to it; moved: a view counts
     once the camera has moved by this share of the viewing distance, or turned by ``turned`` degrees, since the last that counted.
+    full: of a region judged as a whole, a pixel weighs by its own log-odds up to these. seen_from: evidence is kept up to this
+    percentile of the distances from which the survey saw the place, times ``wider``.
     """
 
     clamp: float = 4.0
@@ -44,6 +48,41 @@ class EvidenceOptions:
     margin: float = 1.5
     moved: float = 0.03
     turned: float = 3.0
+    full: float = 2.0
+    seen_from: float = 90.0
+    wider: float = 1.2
+
+
+class Voxels(NamedTuple):
+    """What views said. mean: (CELLS^3,) float32 log-odds; views: (CELLS^3,) float32, how many; names: (CELLS^3,) int64, which
+    voxel a cell holds, for the window slides and cells are reused; size: metres a voxel.
+    """
+
+    mean: np.ndarray
+    views: np.ndarray
+    names: np.ndarray
+    size: float
+
+
+class View(NamedTuple):
+    """What a camera sees. depth: (H, W) float32 metres, 0 where the survey saw nothing; projection: (fx, fy, cx, cy) of its
+    pixels; rotation (3, 3), translation (3,): camera_from_map where voxels are brought into the view, map_from_camera where
+    rays are followed.
+    """
+
+    depth: np.ndarray
+    projection: tuple[float, float, float, float]
+    rotation: np.ndarray
+    translation: np.ndarray
+
+
+class Window(NamedTuple):
+    """Voxels that a view may change: low, high: (3,) int64, from and to; margin: metres behind the surface; memory: views."""
+
+    low: np.ndarray
+    high: np.ndarray
+    margin: float
+    memory: float
 
 
 class EvidenceVolume:
@@ -53,22 +92,20 @@ class EvidenceVolume:
         """reach: metres from the camera up to which evidence is kept."""
         self.options = options or EvidenceOptions()
         self.reach = float(reach)
-        self.voxel = 2 * self.reach / CELLS
         self.clear()
 
     @staticmethod
-    def of_site(mapped: PosedImages, points: SparsePoints) -> EvidenceVolume:
+    def of_site(mapped: PosedImages, points: SparsePoints, options: EvidenceOptions | None = None) -> EvidenceVolume:
         """Sized to the distances from which the survey saw the place."""
         centers = np.stack([pose.translation for pose in mapped.poses])
         distances = np.linalg.norm(points.xyz[points.point] - centers[points.image], axis=1)
-        return EvidenceVolume(1.2 * float(np.percentile(distances, 90)))
+        options = options or EvidenceOptions()
+        return EvidenceVolume(options.wider * float(np.percentile(distances, options.seen_from)), options)
 
     def clear(self) -> None:
         """Forget all views."""
-        self._mean = np.zeros(CELLS**3, np.float32)
-        self._views = np.zeros(CELLS**3, np.float32)
-        self._voxel = np.full(CELLS**3, UNSEEN, np.int64)
-        """Which voxel a cell holds: the window slides, so cells are reused."""
+        zeros = np.zeros(CELLS**3, np.float32)
+        self._voxels = Voxels(zeros, zeros.copy(), np.full(CELLS**3, UNSEEN, np.int64), 2 * self.reach / CELLS)
         self._last: Pose | None = None
 
     def fuse(self, heatmap: np.ndarray, threshold: float, depth: np.ndarray, camera: Camera, pose: Pose) -> np.ndarray:
@@ -81,7 +118,7 @@ class EvidenceVolume:
         odds = np.clip(_logit(heatmap) - zero, -30, 30).astype(np.float32)
         covered = np.isfinite(depth)
         surface = np.where(covered, depth, np.float32(0))
-        change = np.minimum(_as_regions(self._read(surface, camera, pose), odds), 0)
+        change = np.minimum(_as_regions(self._read(surface, camera, pose), odds, options.full), 0)
         self._write(np.clip(odds, -options.clamp, options.clamp), surface, camera, pose)
         return np.where(covered, 1 / (1 + np.exp(-(odds + change + zero))), heatmap).astype(np.float32)
 
@@ -91,10 +128,8 @@ class EvidenceVolume:
         options = self.options
         small = camera.resized(math.ceil(camera.width / STRIDE), math.ceil(camera.height / STRIDE))
         surface = cv2.resize(depth, (small.width, small.height), interpolation=cv2.INTER_NEAREST)
-        means = best_along_rays(
-            self._mean, self._voxel, self.voxel, surface, small.intrinsics, pose.rotation, pose.translation,
-            self.reach, options.margin * self.voxel,
-        )  # fmt: skip
+        view = View(surface, small.intrinsics, pose.rotation, pose.translation)
+        means = best_along_rays(self._voxels, view, self.reach, options.margin * self._voxels.size)
         return cv2.resize(options.strength * means, (camera.width, camera.height), interpolation=cv2.INTER_LINEAR)
 
     def _write(self, odds: np.ndarray, depth: np.ndarray, camera: Camera, pose: Pose) -> None:
@@ -107,22 +142,21 @@ class EvidenceVolume:
         local = np.array([[x, y, 1.0] for x in (0, camera.width) for y in (0, camera.height)])
         local[:, :2] = (local[:, :2] - [camera.cx, camera.cy]) / [camera.fx, camera.fy]
         corners = np.vstack([pose.apply(self.reach * local), pose.translation])
-        middle = np.floor(pose.translation / self.voxel).astype(np.int64)
-        low = np.maximum(np.floor(corners.min(0) / self.voxel).astype(np.int64), middle - CELLS // 2)
-        high = np.minimum(np.ceil(corners.max(0) / self.voxel).astype(np.int64), middle + CELLS // 2)
+        size = self._voxels.size
+        middle = np.floor(pose.translation / size).astype(np.int64)
+        low = np.maximum(np.floor(corners.min(0) / size).astype(np.int64), middle - CELLS // 2)
+        high = np.minimum(np.ceil(corners.max(0) / size).astype(np.int64), middle + CELLS // 2)
         inverse = pose.inverse()
-        add_view(
-            self._mean, self._views, self._voxel, self.voxel, low, high, odds, depth, camera.intrinsics,
-            inverse.rotation, inverse.translation, options.margin * self.voxel, options.memory,
-        )  # fmt: skip
+        view = View(depth, camera.intrinsics, inverse.rotation, inverse.translation)
+        add_view(self._voxels, view, odds, Window(low, high, options.margin * size, options.memory))
 
 
-def _as_regions(change: np.ndarray, odds: np.ndarray) -> np.ndarray:
-    """``change`` (H, W), but the same throughout each region of positive ``odds``: its mean there, weighed by these."""
+def _as_regions(change: np.ndarray, odds: np.ndarray, full: float) -> np.ndarray:
+    """``change`` (H, W), but the same throughout each region of positive ``odds``: its mean there, weighed by these up to ``full``."""
     import cv2
 
     count, label = cv2.connectedComponents((odds > 0).astype(np.uint8), connectivity=8)
-    weight = np.clip(odds, 0, 2) + 1e-3
+    weight = np.clip(odds, 0, full) + 1e-3
     total = np.bincount(label.ravel(), (weight * change).ravel(), count)
     mean = total / np.bincount(label.ravel(), weight.ravel(), count)
     return np.where(label > 0, mean[label], change)
@@ -136,11 +170,14 @@ def _cell(x: int, y: int, z: int) -> tuple[int, int]:
 
 
 @compiled
-def add_view(mean, views, voxels, size, low, high, odds, depth, projection, rotation, translation, margin, memory):
-    """Every voxel from ``low`` to ``high`` that lies in the frame and not behind its surface takes in its pixel's odds.
+def add_view(voxels: Voxels, view: View, odds: np.ndarray, window: Window) -> None:
+    """Every voxel of the window that lies in the frame and not behind its surface takes in its pixel's ``odds`` (H, W) float32.
 
-    depth: 0 where the survey saw nothing; projection: (fx, fy, cx, cy); rotation, translation: camera_from_map.
+    The view is camera_from_map.
     """
+    mean, views, names, size = voxels
+    depth, projection, rotation, translation = view
+    low, high, margin, memory = window
     height, width = depth.shape
     fx, fy, cx, cy = projection
     for i in range(low[0], high[0]):
@@ -162,18 +199,20 @@ def add_view(mean, views, voxels, size, low, high, odds, depth, projection, rota
                 if surface == 0 or ahead > surface + margin:
                     continue
                 cell, name = _cell(i, j, k)
-                if voxels[cell] != name:
-                    voxels[cell], mean[cell], views[cell] = name, 0.0, 0.0
+                if names[cell] != name:
+                    names[cell], mean[cell], views[cell] = name, 0.0, 0.0
                 mean[cell] += (odds[int(v), int(u)] - mean[cell]) / (views[cell] + 1)
                 views[cell] = min(views[cell] + 1, memory)
 
 
 @compiled
-def best_along_rays(mean, voxels, size, depth, projection, rotation, translation, reach, margin):
-    """For each pixel the highest mean log-odds of a voxel up to its surface; 0 where none was seen.
+def best_along_rays(voxels: Voxels, view: View, reach: float, margin: float) -> np.ndarray:
+    """For each pixel the highest mean log-odds of a voxel up to its surface, float32 (H, W); 0 where none was seen.
 
-    depth: 0 where the survey saw nothing; rotation, translation: map_from_camera.
+    The view is map_from_camera; reach, margin: metres from the camera, and behind the surface, up to which voxels are asked.
     """
+    mean, _, names, size = voxels
+    depth, projection, rotation, translation = view
     height, width = depth.shape
     fx, fy, cx, cy = projection
     result = np.zeros((height, width), np.float32)
@@ -194,7 +233,7 @@ def best_along_rays(mean, voxels, size, depth, projection, rotation, translation
                     math.floor((translation[1] + depth_here * dy) / size),
                     math.floor((translation[2] + depth_here * dz) / size),
                 )
-                if voxels[cell] == name and mean[cell] > best:
+                if names[cell] == name and mean[cell] > best:
                     best = mean[cell]
                     result[row, column] = best
                 depth_here += step
