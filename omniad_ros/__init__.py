@@ -1,3 +1,7 @@
 """OmniAD for patrol robots: notice what differs from a place's surveyed, normal state."""
 
-__version__ = "0.1.0"
+from omniad_ros.renamed import install
+
+__version__ = "0.2.0"
+
+install()

@@ -17,6 +17,7 @@ from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 
 from omniad_ros.core.geometry import Pose
+from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros import messages
 from omniad_ros.ros.managed import LATCHED, OUTPUT, STREAM
 from omniad_ros.ros.participant import Participant
@@ -76,7 +77,7 @@ class Robot:
             values = {pair.key: pair.value for pair in status.values}
             node = status.name.split(": ")[-1]
             self.status[node] = (status.level[0], status.message, values)
-            self.told_at[node] = messages.nanoseconds(message.header.stamp)
+            self.told_at[node] = decoding.nanoseconds(message.header.stamp)
 
     # saying
 

@@ -21,6 +21,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from omniad_ros.commands.inspect import inspect_images
 from omniad_ros.core.geometry import Pose
+from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros import messages
 
 TOPICS = {
@@ -82,7 +83,7 @@ def replay(system, path) -> dict[int, str]:
             robot.publishers[topic].publish(bytes(raw))
             said[topic] = bytes(raw)
             if topic == "image":
-                stamp = messages.nanoseconds(deserialize_message(bytes(raw), kind).header.stamp)
+                stamp = decoding.nanoseconds(deserialize_message(bytes(raw), kind).header.stamp)
                 end = time.monotonic() + PATIENCE
                 while not told(system, stamp):  # it may pass unseen
                     assert time.monotonic() < end, system.level()
@@ -117,10 +118,10 @@ def test_a_bag_replayed_through_the_nodes_gives_what_its_offline_inspection_give
     for stamp, row in zip(states, offline):
         assert states[stamp] == row["state"], (stamp, row)
         if row["map_from_camera"] is not None:
-            refined = messages.pose_from_message(robot.answer("pose", stamp).pose.pose)
+            refined = decoding.pose_from_message(robot.answer("pose", stamp).pose.pose)
             metres, degrees = refined.distance(Pose.from_matrix(np.array(row["map_from_camera"])))
             assert metres < 0.01 and degrees < 0.5
-        live = messages.depth_from_image(robot.answer("heatmap", stamp))
+        live = decoding.depth_from_image(robot.answer("heatmap", stamp))
         saved = cv2.imread(str(tmp_path / "offline" / "heatmaps" / f"{row['name']}.png"), cv2.IMREAD_UNCHANGED) / 65535
         assert live.shape == saved.shape
         differences.append(float(np.abs(live - saved).mean()))

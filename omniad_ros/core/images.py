@@ -18,6 +18,11 @@ import numpy as np
 from omniad_ros.core.feedback import OmniadError, Progress, quiet
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+UNREAD = (
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf",
+    ".rw2", ".exr", ".hdr",
+)  # fmt: skip
+"""Formats of pictures that are not read."""
 ORIENTATION = 274
 UPRIGHT = {
     2: lambda image: image[:, ::-1], 3: lambda image: image[::-1, ::-1], 4: lambda image: image[::-1],
@@ -57,6 +62,14 @@ def list_images(directory: Path) -> list[Path]:
         p for p in directory.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
     ]
     return sorted(files, key=lambda p: natural_key(p.name))
+
+
+def other_pictures(directory: Path) -> list[Path]:
+    """Pictures directly in a directory in formats that are not read, such as a phone's or a camera's own."""
+    found = (
+        p for p in directory.iterdir() if p.is_file() and p.suffix.lower() in UNREAD and not p.name.startswith(".")
+    )
+    return sorted(found, key=lambda p: natural_key(p.name))
 
 
 def natural_key(name: str) -> list:

@@ -24,8 +24,8 @@ from omniad_ros.evaluation.metrics import PixelMeter, image_auroc, image_score, 
 from omniad_ros.evaluation.patrol_score import SUCCESS_DEGREES, SUCCESS_METRES, Alignment
 from omniad_ros.evaluation.sheet import ContactSheet, Row
 from omniad_ros.recordings import read_survey
-from omniad_ros.recordings.source import LONGEST_SIDE, SurveySource
-from omniad_ros.site import Site
+from omniad_ros.recordings.source import SurveySource
+from omniad_ros.site import LARGEST_SIDE, Site
 
 STAGES = ("localize", "render", "detect", "total")
 OWN_FILES = ("site", "survey", "adapted", "contact_sheet.jpg")
@@ -261,7 +261,7 @@ class _TestCameras:
         mask = read_mask(frame.mask, width, height)
         if rectify.maps is not None:
             mask = rectify(mask.astype(np.uint8) * 255) > 127
-        small = self.mapped.resized(width, height).fitted(LONGEST_SIDE)
+        small = self.mapped.resized(width, height).fitted(LARGEST_SIDE)
         if small.width != width:
             size = (small.width, small.height)
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -1,18 +1,17 @@
-"""Surveys and patrols out of a rosbag2 (sqlite3 or MCAP), read by `rosbags` without a ROS installation.
+"""Surveys and patrols out of a rosbag2 (SQLite or MCAP), without a ROS installation.
 
 Topics are found by type and name; odometry is interpolated at each image's stamp; the camera's place on the robot comes from
-/tf_static, or is given.
+/tf and /tf_static, or is given. What had to be assumed, or is left out, is said once.
 """
 
 from __future__ import annotations
 
-import bisect
-import io
+import itertools
 import logging
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +19,33 @@ from scipy.spatial.transform import Rotation
 
 from omniad_ros.core.feedback import OmniadError, Progress, quiet
 from omniad_ros.core.geometry import BODY_FROM_OPTICAL, Camera, Pose
-from omniad_ros.core.images import is_cut_off
+from omniad_ros.recordings import messages
 from omniad_ros.recordings.folder import assumed_camera
+from omniad_ros.recordings.frames import PoseTrack, TransformTree
 from omniad_ros.recordings.keyframes import KeyframeOptions, KeyframeSelector
-from omniad_ros.recordings.source import SurveySource
+from omniad_ros.recordings.messages import MessageDefect
+from omniad_ros.recordings.source import Frame, FrameSource, SurveySource, UniqueNames
+from omniad_ros.recordings.storage import Bag, Topic, is_storage, one_line, storage_files
 
-SUFFIXES = (".mcap", ".db3")
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+INFO_TYPE = "sensor_msgs/msg/CameraInfo"
+ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
+POSE_TYPES = (
+    "geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/PoseWithCovarianceStamped", "geometry_msgs/msg/TransformStamped",
+)  # fmt: skip
+"""Read as odometry only where their topic is named: a goal has this type, too."""
+TF_TYPE, TF, TF_STATIC = "tf2_msgs/msg/TFMessage", "/tf", "/tf_static"
 DEPTH_WORDS = ("depth", "disparity", "infra", "mask", "heatmap")
-GAP_NANOSECONDS = 500_000_000
-"""Odometry is not interpolated over longer gaps."""
+TRANSPORTS = ("compressed", "compressedDepth", "theora", "ffmpeg", "zstd")
+LOOKED_AT = 100
+"""Images whose sizes decide which size the camera has."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class BagOptions:
-    """Which topics are read, None for the ones that fit. base_from_camera: the optical frame on the robot, None for /tf_static's."""
+    """Which topics are read, None for the ones that fit. base_from_camera: the optical frame on the robot, None for /tf's."""
 
     image: str | None = None
     camera_info: str | None = None
@@ -47,45 +56,42 @@ class BagOptions:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a bag holds. camera: of its images, as they are; odometry: (stamp in nanoseconds, odom_from_base), by stamp."""
+    """What a bag holds: the images of one topic, their camera, and where the camera was.
+
+    base_from_camera: of an image's stamp (nanoseconds) and frame; count: of images.
+    """
 
     path: Path
-    topic: str
+    topic: Topic
     camera: Camera
     camera_from: str
-    base_from_camera: Pose
-    odometry: tuple[tuple[int, Pose], ...]
-    count: int
+    odometry: PoseTrack
+    base_from_camera: Callable[[int, str], Pose]
 
-    def images(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(stamp in nanoseconds, uint8 RGB (H, W, 3)) of every image that can be read, in the order of recording."""
-        with _open(self.path) as reader:
-            connections = [c for c in reader.connections if c.topic == self.topic]
-            for connection, received, raw in reader.messages(connections=connections):
+    def frames(self) -> Iterator[Frame]:
+        """Every image that can be read, in the order of recording."""
+        names, left_out = UniqueNames(), Counter()
+        with Bag(self.path) as bag:
+            for received, message in decoded(bag, self.topic):
                 try:
-                    message = reader.deserialize(raw, connection.msgtype)
-                    image = _picture(message)
-                except Exception as error:  # one broken message must not end a patrol
-                    logger.warning("an image of %s cannot be read and is left out: %s", self.topic, error)
+                    size = messages.image_size(message)
+                    if size != (self.camera.width, self.camera.height):
+                        left_out[size] += 1
+                        if left_out[size] == 1:
+                            self._say_size(size)
+                        continue
+                    image = messages.image_to_rgb(message)
+                except MessageDefect as defect:  # one broken message must not end a patrol
+                    logger.warning("an image of %s cannot be read and is left out: %s", self.topic.name, defect)
                     continue
-                if image.shape[:2] == (self.camera.height, self.camera.width):
-                    yield _stamp(message.header, received), image
+                stamp = stamp_of(message.header, received)
+                mount = self.base_from_camera(stamp, message.header.frame_id)
+                yield Frame(stamp, names(stamp), image, self.camera, mount)
 
-    def pose_at(self, stamp: int) -> Pose | None:
-        """odom_from_base at a stamp, interpolated; None where odometry does not say."""
-        stamps = self.stamps
-        after = bisect.bisect_left(stamps, stamp)
-        if after < len(stamps) and stamps[after] == stamp:
-            return self.odometry[after][1]
-        if after in (0, len(stamps)) or stamps[after] - stamps[after - 1] > GAP_NANOSECONDS:
-            return None
-        (start, before), (end, behind) = self.odometry[after - 1], self.odometry[after]
-        return before.interpolate(behind, (stamp - start) / (end - start))
-
-    @cached_property
-    def stamps(self) -> list[int]:
-        """Of odometry."""
-        return [stamp for stamp, _ in self.odometry]
+    def _say_size(self, size: tuple[int, int]) -> None:
+        own = f"{self.camera.width}x{self.camera.height}"
+        said = "%s has images of another size, %dx%d instead of %s: they are left out"
+        logger.warning(said, self.topic.name, *size, own)
 
 
 def mounted(xyz: Sequence[float], rpy: Sequence[float]) -> Pose:
@@ -95,13 +101,16 @@ def mounted(xyz: Sequence[float], rpy: Sequence[float]) -> Pose:
 
 def is_bag(path: Path) -> bool:
     """Whether a path is a rosbag2: its folder, or its .mcap or .db3 file."""
-    if path.is_file():
-        return path.suffix in SUFFIXES
-    return path.is_dir() and any(map(_is_storage, path.iterdir()))
+    return is_storage(path) if path.is_file() else path.is_dir() and any(map(is_storage, path.iterdir()))
 
 
-def _is_storage(path: Path) -> bool:
-    return path.suffix in SUFFIXES or path.name.endswith(tuple(f"{suffix}.zstd" for suffix in SUFFIXES))
+def open_bag(path: Path, options: BagOptions | None = None) -> FrameSource:
+    """All frames of a bag, with its odometry. Raises OmniadError where the bag cannot be read or has no images."""
+    recording = open_recording(path, options)
+    odometry = tuple(zip(recording.odometry.stamps, recording.odometry.poses))
+    return FrameSource(
+        path, "bag", recording.camera, recording.camera_from, odometry, recording.topic.count, True, recording.frames
+    )
 
 
 def read_bag(path: Path, options: BagOptions | None = None, progress: Progress = quiet) -> SurveySource:
@@ -111,218 +120,290 @@ def read_bag(path: Path, options: BagOptions | None = None, progress: Progress =
     """
     options = options or BagOptions()
     recording = open_recording(path, options)
-    selector, chosen, stamps = KeyframeSelector(options.keyframes), [], []
-    for index, (stamp, image) in enumerate(recording.images()):
-        stamps.append(stamp)
-        if (keyframe := selector.add(index, image)) is not None:
+    selector, chosen, facts = KeyframeSelector(options.keyframes), [], []
+    for index, frame in enumerate(recording.frames()):
+        facts.append((frame.stamp, frame.name, frame.base_from_camera))
+        if (keyframe := selector.add(index, frame.image)) is not None:
             chosen.append(keyframe)
-        progress(min(1.0, (index + 1) / max(recording.count, 1)), f"choosing keyframes of {path.name}: {len(chosen)}")
+        share = min(1.0, (index + 1) / max(recording.topic.count, 1))
+        progress(share, f"choosing keyframes of {path.name}: {len(chosen)}")
     if (keyframe := selector.finish()) is not None:
         chosen.append(keyframe)
     if not chosen:
-        raise OmniadError(f"{path} has no image on {recording.topic} that can be read")
+        raise OmniadError(f"{path} has no image on {recording.topic.name} that can be read")
     chosen = options.keyframes.thinned(chosen)
-    odometry = [recording.pose_at(stamps[index]) for index in chosen]
-    poses = tuple(None if pose is None else pose @ recording.base_from_camera for pose in odometry)
-    keep = frozenset(chosen)
-    if recording.odometry and not any(poses):
-        logger.warning(
-            "the odometry of %s has no pose at the stamp of any image: are both by the same clock? It is not used", path
-        )
-    files = tuple(sorted(filter(_is_storage, path.iterdir()))) if path.is_dir() else (path,)
+    poses = []
+    for index in chosen:
+        stamp, _, mount = facts[index]
+        odom_from_base = recording.odometry.at(stamp)
+        poses.append(None if odom_from_base is None else odom_from_base @ mount)
+    if len(recording.odometry) and not any(poses):
+        said = "the odometry of %s has no pose at the stamp of any image: are both by the same clock? It is not used"
+        logger.warning(said, path)
+    keep, names = frozenset(chosen), tuple(f"{facts[i][1]}.jpg" for i in chosen)
     return SurveySource(
-        path, "bag", recording.camera, recording.camera_from, tuple(f"{stamps[i]:019d}.jpg" for i in chosen), poses, files,
-        lambda: (image for index, (_, image) in enumerate(recording.images()) if index in keep),
+        path, "bag", recording.camera, recording.camera_from, names, tuple(poses), tuple(storage_files(path)[0]),
+        lambda: (frame.image for index, frame in enumerate(recording.frames()) if index in keep),
     )  # fmt: skip
 
 
 def open_recording(path: Path, options: BagOptions | None = None) -> Recording:
-    """Look through a bag: camera, odometry, extrinsics, without decoding more than one image.
+    """Look through a bag: camera, odometry, extrinsics; only the first images are decoded.
 
-    Raises OmniadError where the bag cannot be read, a topic is missing, or images have no camera.
+    Raises OmniadError where the bag cannot be read, a topic is missing, or no image can be read.
     """
     options = options or BagOptions()
-    with _open(path) as reader:
-        topics = {c.topic: c.msgtype for c in reader.connections}
-        counts = {name: topic.msgcount for name, topic in reader.topics.items()}
-        image = _choose(path, options.image, [t for t, kind in topics.items() if kind in IMAGE_TYPES], "images")
-        infos = [t for t, kind in topics.items() if kind == "sensor_msgs/msg/CameraInfo"]
-        info = (
-            _sibling(image, infos)
-            if options.camera_info is None
-            else _choose(path, options.camera_info, infos, "camera_info")
-        )
-        odometries = [t for t, kind in topics.items() if kind == "nav_msgs/msg/Odometry"]
-        odometry = None
-        if odometries or options.odometry:
-            odometry = _choose(path, options.odometry, odometries, "odometry")
-        picture, camera_frame = _first(path, reader, image)
-        camera, known_from = _camera(reader, info, picture, rectified="rect" in image.split("/")[-1])
-        samples, base_frame = _odometry(reader, odometry)
-        extrinsics = options.base_from_camera or _extrinsics(reader, base_frame, camera_frame)
-    return Recording(path, image, camera, known_from, extrinsics, samples, counts[image])
+    with Bag(path) as bag:
+        image = _choose(bag, options.image, IMAGE_TYPES, "images")
+        (width, height), camera_frame = _look(bag, image)
+        camera, camera_from = _camera(bag, options.camera_info, image, (width, height))
+        tree = _transforms(bag)
+        odometry, base = _odometry(bag, options.odometry, tree, camera_frame)
+    mount = options.base_from_camera
+    extrinsics = _Extrinsics(tree, base) if mount is None else lambda stamp, frame: mount
+    return Recording(path, image, camera, camera_from, odometry, extrinsics)
 
 
-def _open(path: Path):
-    from rosbags.highlevel import AnyReader
+def stamp_of(header, received: int) -> int:
+    """Nanoseconds of a message: its header's stamp, or when it was recorded where the header has none."""
+    return messages.nanoseconds(header.stamp) or received
+
+
+@cache
+def _typestore():
     from rosbags.typesys import Stores, get_typestore
 
-    if path.is_dir() and not (path / "metadata.yaml").is_file():
-        files = sorted(filter(_is_storage, path.iterdir()))
-        if not files:
-            raise OmniadError(f"{path} is no bag: it holds neither metadata.yaml nor a .mcap or .db3 file")
-        path = files[0]
-    try:
-        reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
-        reader.open()
-    except Exception as error:  # besides its own errors it lets those of its decompressors and databases through
-        reason = " ".join(str(error).split())
-        raise OmniadError(
-            f"the bag {path} cannot be read: {reason} ('ros2 bag reindex' or 'mcap recover' may save it)"
-        ) from error
-    return _Closing(reader)
+    return get_typestore(Stores.LATEST)
 
 
-class _Closing:
-    """An open reader as a context; what `rosbags` finds broken while reading becomes an OmniadError."""
+def decoded(bag: Bag, topic: Topic | None) -> Iterator[tuple[int, object]]:
+    """(nanoseconds when it was recorded, message) of a topic; what cannot be read is left out, and said.
 
-    def __init__(self, reader):
-        self.reader = reader
+    The types read here have not changed since ROS 2 has been: the definitions that the bag carries are not needed.
+    """
+    for raw in bag.messages([topic.name]) if topic else ():
+        try:
+            message = _typestore().deserialize_cdr(raw.data, topic.type)
+        except Exception as error:  # the others may be sound
+            logger.warning("a message of %s cannot be read and is left out: %s", topic.name, one_line(error))
+            continue
+        yield raw.received, message
 
-    def __enter__(self):
-        return self.reader
 
-    def __exit__(self, kind, error, _):
-        self.reader.close()
-        if error is not None and isinstance(error, Exception) and not isinstance(error, (OmniadError, GeneratorExit)):
-            raise OmniadError(f"the bag {self.reader.paths[0]} is damaged: {' '.join(str(error).split())}") from error
+# ---- topics
 
 
-def _choose(path: Path, wanted: str | None, topics: list[str], what: str) -> str:
+def _choose(bag: Bag, wanted: str | None, types: Sequence[str], what: str) -> Topic:
+    """The topic that was named, else the likeliest of those with messages."""
+    found = {topic.name: topic for topic in bag.topics.values() if topic.type in types and topic.encoding == "cdr"}
     if wanted is not None:
-        if wanted not in topics:
-            raise OmniadError(f"{path} has no {what} on {wanted}; it has {', '.join(sorted(topics)) or 'none'}")
-        return wanted
-    if not topics:
-        raise OmniadError(f"{path} has no {what}: looked for topics of that message type")
-    ranked = sorted(
-        topics, key=lambda t: (any(word in t for word in DEPTH_WORDS), "rect" not in t, "compressed" in t, len(t), t)
-    )
-    if len(topics) > 1:
-        logger.warning(
-            "%s has several topics with %s; using %s (others: %s)", path, what, ranked[0], ", ".join(ranked[1:])
-        )
+        if wanted not in found:
+            there = ", ".join(sorted(found)) or "none"
+            raise OmniadError(f"{bag.path} has no {what} on {wanted}; it has {there}")
+        return found[wanted]
+    spoken = [topic for topic in found.values() if topic.count]
+    if not spoken:
+        raise OmniadError(f"{bag.path} has no {what}: {_what_else(bag, types, bool(found))}")
+    ranked = sorted(spoken, key=_likelihood)
+    if len(ranked) > 1:
+        others = ", ".join(topic.name for topic in ranked[1:])
+        said = "%s has several topics with %s; using %s (others: %s)"
+        logger.warning(said, bag.path, what, ranked[0].name, others)
     return ranked[0]
 
 
-def _sibling(image: str, infos: list[str]) -> str | None:
-    """The camera_info that shares the longest beginning with the image topic."""
-
-    def common(info: str) -> int:
-        return next((i for i, (a, b) in enumerate(zip(image, info)) if a != b), min(len(image), len(info)))
-
-    return max(infos, key=common, default=None)
-
-
-def _messages(reader, topic: str | None):
-    connections = [c for c in reader.connections if c.topic == topic]
-    for connection, received, raw in reader.messages(connections=connections) if connections else ():
-        try:
-            message = reader.deserialize(raw, connection.msgtype)
-        except Exception as error:  # as above: the others may be sound
-            logger.warning("a message of %s cannot be read and is left out: %s", topic, error)
-            continue
-        yield received, message
-
-
-def _stamp(header, received: int) -> int:
-    stamp = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
-    return stamp or received
-
-
-def _first(path: Path, reader, topic: str) -> tuple[np.ndarray, str]:
-    reason = ""
-    for _, message in _messages(reader, topic):
-        try:
-            return _picture(message), message.header.frame_id
-        except Exception as error:
-            reason = reason or f": {' '.join(str(error).split())}"
-    raise OmniadError(f"{path} has no image on {topic} that can be read{reason}")
-
-
-def _picture(message) -> np.ndarray:
-    from PIL import Image
-    from rosbags.image import message_to_cvimage
-
-    if hasattr(message, "format"):
-        with Image.open(io.BytesIO(message.data)) as picture:
-            if is_cut_off(picture.format, message.data):
-                raise ValueError(f"it is a truncated {picture.format} image")
-    image = message_to_cvimage(message, "bgr8")
-    if image is None or image.size == 0:
-        raise ValueError("an empty image")
-    return np.ascontiguousarray(image[..., ::-1])
-
-
-def _camera(reader, info: str | None, picture: np.ndarray, rectified: bool) -> tuple[Camera, str]:
-    height, width = picture.shape[:2]
-    for _, message in _messages(reader, info):
-        k, p = np.asarray(message.k, float).reshape(3, 3), np.asarray(message.p, float).reshape(3, 4)[:, :3]
-        if not k[0, 0]:
-            logger.warning("the camera_info on %s is that of an uncalibrated camera (K is 0) and is not used", info)
-            break
-        if rectified and p[0, 0]:
-            k = p
-        model = message.distortion_model or "none"
-        model = {"fisheye": "equidistant"}.get(model, model)
-        try:
-            camera = Camera.from_opencv(
-                int(message.width) or width, int(message.height) or height, k, "none" if rectified else model,
-                () if rectified else tuple(float(d) for d in message.d),
-            )  # fmt: skip
-        except ValueError as error:
-            raise OmniadError(f"the camera_info on {info} cannot be used: {error}") from None
-        return camera.resized(width, height), "file"
-    return assumed_camera(width, height), "guess"
-
-
-def _odometry(reader, topic: str | None) -> tuple[tuple[tuple[int, Pose], ...], str | None]:
-    samples: dict[int, Pose] = {}
-    base = None
-    for received, message in _messages(reader, topic):
-        p, q = message.pose.pose.position, message.pose.pose.orientation
-        try:
-            samples[_stamp(message.header, received)] = Pose.from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
-        except ValueError:
-            continue
-        base = base or message.child_frame_id
-    return tuple(sorted(samples.items(), key=lambda item: item[0])), base
-
-
-def _extrinsics(reader, base: str | None, camera: str) -> Pose:
-    """base_from_camera along /tf_static; without it the camera is taken to look ahead from the middle of the robot."""
-    edges: dict[str, list[tuple[str, Pose]]] = defaultdict(list)
-    for _, message in _messages(reader, "/tf_static"):
-        for transform in message.transforms:
-            t, q = transform.transform.translation, transform.transform.rotation
-            parent, child = transform.header.frame_id.lstrip("/"), transform.child_frame_id.lstrip("/")
-            try:
-                pose = Pose.from_quaternion((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
-            except ValueError:
-                continue
-            edges[parent].append((child, pose))
-            edges[child].append((parent, pose.inverse()))
-    if base:
-        known, waiting = {base.lstrip("/"): Pose.identity()}, [base.lstrip("/")]
-        while waiting:
-            frame = waiting.pop()
-            for other, pose in edges[frame]:
-                if other not in known:
-                    known[other] = known[frame] @ pose
-                    waiting.append(other)
-        if camera.lstrip("/") in known:
-            return known[camera.lstrip("/")]
-        logger.warning(
-            "/tf_static does not say where %s is on %s: assuming that it looks ahead from there", camera, base
+def _what_else(bag: Bag, types: Sequence[str], silent: bool) -> str:
+    if silent:
+        return "its topics of that type have no messages"
+    foreign = [topic for topic in bag.topics.values() if topic.count and (topic.type in types or "Image" in topic.type)]
+    if foreign:
+        return (
+            f"{foreign[0].name} has {foreign[0].type or 'unnamed messages'} in {foreign[0].encoding}, which is not read"
         )
-    return Pose(BODY_FROM_OPTICAL, np.zeros(3))
+    return "looked for topics of that message type"
+
+
+def _likelihood(topic: Topic) -> tuple:
+    name = topic.name
+    doubtful = any(word in name.lower() for word in DEPTH_WORDS)
+    return doubtful, not messages.is_rectified(name), "compressed" in name, len(name), name
+
+
+def _camera_of(topic: str) -> str:
+    """The namespace of a camera's topic: without the transport and the last name."""
+    return _without_transport(topic).rpartition("/")[0]
+
+
+def _without_transport(topic: str) -> str:
+    name, _, last = topic.strip("/").rpartition("/")
+    return name if last in TRANSPORTS else topic.strip("/")
+
+
+# ---- images and their camera
+
+
+def _look(bag: Bag, topic: Topic) -> tuple[tuple[int, int], str]:
+    """The size (width, height) that most of the first images have, and the frame that they name."""
+    sizes, frame, reason, readable = Counter(), "", "", False
+    for _, message in itertools.islice(decoded(bag, topic), LOOKED_AT):
+        try:
+            size = messages.image_size(message)
+            readable = readable or messages.image_to_rgb(message) is not None
+        except MessageDefect as defect:
+            reason = reason or f": {defect}"
+            continue
+        sizes[size] += 1
+        frame = frame or message.header.frame_id
+    if not readable:
+        raise OmniadError(f"{bag.path} has no image on {topic.name} that can be read{reason}")
+    return sizes.most_common(1)[0][0], frame
+
+
+def _camera(bag: Bag, wanted: str | None, image: Topic, size: tuple[int, int]) -> tuple[Camera, str]:
+    rectified = messages.is_rectified(image.name)
+    topic = _info_topic(bag, wanted, image, size, rectified)
+    uncalibrated = 0
+    for _, message in decoded(bag, topic):
+        if messages.is_uncalibrated(message):
+            uncalibrated += 1
+            continue
+        try:
+            camera = messages.camera_from_info(message, rectified)
+            fitted = messages.camera_of_size(camera, *size)
+        except MessageDefect as defect:
+            raise OmniadError(f"the camera_info on {topic.name} cannot be used: {defect}") from None
+        if fitted is not camera:
+            said = "the camera_info on %s is of images of %dx%d: it is scaled to the %dx%d of %s"
+            logger.warning(said, topic.name, camera.width, camera.height, *size, image.name)
+        return fitted, "file"
+    if uncalibrated:
+        said = "the camera_info on %s is that of an uncalibrated camera (K is 0) and is not used"
+        logger.warning(said, topic.name)
+    return assumed_camera(*size), "guess"
+
+
+def _info_topic(bag: Bag, wanted: str | None, image: Topic, size: tuple[int, int], rectified: bool) -> Topic | None:
+    """The camera_info of the camera that took the images: named, beside them, or the only one there is and of their size."""
+    infos = [
+        topic for topic in bag.topics.values() if topic.type == INFO_TYPE and topic.encoding == "cdr" and topic.count
+    ]
+    if wanted is not None:
+        return _choose(bag, wanted, [INFO_TYPE], "camera_info")
+    own = _camera_of(image.name)
+    beside = [topic for topic in infos if _camera_of(topic.name) in (own, _without_transport(image.name))]
+    fitting = [topic for topic in beside if _fits(bag, topic, size, rectified)]
+    if fitting:
+        return min(fitting, key=lambda topic: len(topic.name))
+    cameras = {
+        _camera_of(t.name) for t in bag.topics.values() if t.type in IMAGE_TYPES and t.count and not _likelihood(t)[0]
+    }
+    if len(infos) == 1 and len(cameras) <= 1 and _fits(bag, infos[0], size, rectified, exactly=True):
+        said = "%s has no camera_info beside it: that of %s is taken, which has its size"
+        logger.warning(said, image.name, infos[0].name)
+        return infos[0]
+    if infos:
+        others = ", ".join(sorted(topic.name for topic in infos))
+        said = "the camera_info on %s is not that of %s (%dx%d): it is not used; name it by --camera-info if it is"
+        logger.warning(said, others, image.name, *size)
+    return None
+
+
+def _fits(bag: Bag, topic: Topic, size: tuple[int, int], rectified: bool, exactly: bool = False) -> bool:
+    """Whether a camera_info may be of images of this size; one that says nothing, or nothing that can be used, may."""
+    for _, message in decoded(bag, topic):
+        if messages.is_uncalibrated(message):
+            continue
+        try:
+            camera = messages.camera_from_info(message, rectified)
+        except MessageDefect:
+            return not exactly
+        try:
+            return messages.camera_of_size(camera, *size) == camera or not exactly
+        except MessageDefect:
+            return False
+    return True
+
+
+# ---- where the camera was
+
+
+def _transforms(bag: Bag) -> TransformTree:
+    tree = TransformTree()
+    for name in (TF, TF_STATIC):
+        topic = bag.topics.get(name)
+        for received, message in decoded(bag, topic if topic and topic.type == TF_TYPE else None):
+            for transform in message.transforms:
+                try:
+                    pose = messages.pose_from_transform(transform.transform)
+                except MessageDefect:
+                    continue
+                stamp = None if name == TF_STATIC else stamp_of(transform.header, received)
+                tree.add(transform.header.frame_id, transform.child_frame_id, pose, stamp)
+    return tree
+
+
+def _odometry(bag: Bag, wanted: str | None, tree: TransformTree, camera_frame: str) -> tuple[PoseTrack, str]:
+    """odom_from_base by stamp, and the name of the base frame; empty where nothing says how the robot moved."""
+    spoken = any(topic.type == ODOMETRY_TYPE and topic.count for topic in bag.topics.values())
+    if wanted is not None or spoken:
+        topic = _choose(bag, wanted, [ODOMETRY_TYPE, *(POSE_TYPES if wanted else ())], "odometry")
+        track, base = _odometry_of(bag, topic)
+        if len(track):
+            return track, base if base else _assumed_base(topic, tree, camera_frame)
+    found = tree.odometry(camera_frame) if tree.knows(camera_frame) else None
+    if found is not None:
+        parent, base, track = found
+        said = "%s has no odometry that can be used but %s -> %s on /tf: that is taken"
+        logger.warning(said, bag.path, parent, base)
+        return track, base
+    if wanted is None and (posed := sorted(t.name for t in bag.topics.values() if t.type in POSE_TYPES and t.count)):
+        said = "%s has no odometry; if %s says where the robot is, name it by --odom"
+        logger.warning(said, bag.path, " or ".join(posed))
+    return PoseTrack(), tree.robot_frame(camera_frame) if tree.knows(camera_frame) else ""
+
+
+def _odometry_of(bag: Bag, topic: Topic) -> tuple[PoseTrack, str]:
+    samples: dict[int, Pose] = {}
+    base, refused, reason = "", 0, ""
+    for received, message in decoded(bag, topic):
+        try:
+            samples[stamp_of(message.header, received)] = messages.odometry_pose(message)
+        except MessageDefect as defect:
+            refused, reason = refused + 1, reason or str(defect)
+            continue
+        base = base or getattr(message, "child_frame_id", "")
+    if refused:
+        said = (
+            "%d messages of odometry on %s are not used: %s"
+            if samples
+            else "none of the %d messages of odometry on %s can be used: %s"
+        )
+        logger.warning(said, refused, topic.name, reason)
+    return PoseTrack.of(samples), base
+
+
+def _assumed_base(topic: Topic, tree: TransformTree, camera_frame: str) -> str:
+    base = tree.robot_frame(camera_frame) if tree.knows(camera_frame) else ""
+    said = "the odometry on %s names no child_frame_id: assuming that it is of %s"
+    logger.warning(said, topic.name, base or "the robot's middle")
+    return base
+
+
+class _Extrinsics:
+    """base_from_camera along /tf and /tf_static; without them the camera is taken to look ahead from the middle of the robot."""
+
+    def __init__(self, tree: TransformTree, base: str):
+        self.tree, self.base = tree, base
+        self._said: set[str] = set()
+
+    def __call__(self, stamp: int, camera: str) -> Pose:
+        if not self.base:
+            return Pose(BODY_FROM_OPTICAL, np.zeros(3))
+        found = self.tree.lookup(self.base, camera, stamp)
+        if found is not None:
+            return found
+        if camera not in self._said:
+            self._said.add(camera)
+            said = "/tf_static does not say where %s is on %s: assuming that it looks ahead from there"
+            logger.warning(said, camera or "the camera", self.base)
+        return Pose(BODY_FROM_OPTICAL, np.zeros(3))

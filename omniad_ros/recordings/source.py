@@ -1,43 +1,67 @@
-"""A survey as it was recorded, whatever its form: which images, by which camera, with which poses.
+"""What is recorded, whatever its form: the frames of a patrol one after the other, or the normal images that become a survey.
 
-The readers beside this module (`folder`, `transforms`, `video`, `bag`) each make a `SurveySource`; only `write_survey`
-writes, so that a bad survey is refused before anything is on disk.
+The readers beside this module (`folder`, `transforms`, `video`, `bag`) each make a `SurveySource` and, for patrols, a
+`FrameSource`; what comes live over ROS becomes the same `Frame`. `survey.read_survey` and `survey.open_frames` tell the form.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import shutil
-import tempfile
+import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from omniad_ros.core.feedback import OmniadError, Progress, quiet
-from omniad_ros.core.files import check_empty
-from omniad_ros.core.geometry import Camera, Pose, Rectifier
-from omniad_ros.core.images import write_image
-from omniad_ros.site import PosedImages, write_transforms
+from omniad_ros.core.geometry import Camera, Pose
 
-logger = logging.getLogger(__name__)
+SECOND = 1_000_000_000
+UNRELATED = 3600 * SECOND
+"""Between images in no order of time: no pose is a hint for the next one then."""
 
-LONGEST_SIDE = 1600
-"""Survey images larger than this (pixels) are reduced: feature extraction gains nothing beyond, and needs minutes more."""
+
+@dataclass(frozen=True)
+class Frame:
+    """One image under inspection, as it was taken.
+
+    stamp: nanoseconds; name: unique in its recording, fit for a file; image: uint8 RGB (H, W, 3); camera: of this image, with its
+    distortion; base_from_camera: the optical frame on the robot, the identity where poses are the camera's own.
+    """
+
+    stamp: int
+    name: str
+    image: np.ndarray = field(repr=False, compare=False)
+    camera: Camera
+    base_from_camera: Pose
+
+
+@dataclass(frozen=True)
+class FrameSource:
+    """A recorded patrol.
+
+    camera: of its images; camera_from: where the intrinsics are known from, "file" (given with the images), "exif" (nominal) or
+    "guess"; odometry: (stamp in nanoseconds, odom_from_base) by stamp; count: about how many frames there are; timed: the stamps are
+    times of one drive, not the mere numbers of pictures; open_frames: starts an iteration over the frames, by stamp.
+    """
+
+    path: Path
+    kind: str
+    camera: Camera
+    camera_from: str
+    odometry: tuple[tuple[int, Pose], ...]
+    count: int
+    timed: bool
+    open_frames: Callable[[], Iterator[Frame]] = field(compare=False)
 
 
 @dataclass(frozen=True)
 class SurveySource:
     """A survey that was looked through and found usable.
 
-    camera: of the images as they are on disk, with their distortion; camera_from: where its intrinsics are known from,
-    "file" (given), "exif" (nominal) or "guess"; names: one a frame, unique; poses: ``map_from_camera``, or None
-    where the source has none; files: what the survey is made of, for `fingerprint`; open_images: starts an iteration
-    over the frames' images (uint8 RGB H x W x 3); originals: the image file of each frame, where it needs no conversion;
-    upright: whether images were turned by their orientation mark.
+    camera: of the images as they are on disk, with their distortion; camera_from: as of `FrameSource`; names: one a frame, unique;
+    poses: ``map_from_camera``, or None where the source has none; files: what the survey is made of, for `fingerprint`; open_images:
+    starts an iteration over the frames' images (uint8 RGB H x W x 3); originals: the image file of each frame, where it needs no
+    conversion; upright: whether images were turned by their orientation mark.
     """
 
     path: Path
@@ -54,105 +78,26 @@ class SurveySource:
     def __len__(self) -> int:
         return len(self.names)
 
+    def patrol(self) -> FrameSource:
+        """The same images as a patrol: their poses, where they have some, are its odometry."""
+        posed = tuple((index * SECOND, pose) for index, pose in enumerate(self.poses) if pose is not None)
+        timed = self.kind == "video"
+        step = SECOND if posed or timed else UNRELATED
 
-def read_survey(path: Path | str, progress: Progress = quiet) -> SurveySource:
-    """Look through a survey; nothing is written.
+        def frames() -> Iterator[Frame]:
+            for index, (name, image) in enumerate(zip(self.names, self.open_images())):
+                yield Frame(index * step, Path(name).stem, image, self.camera, Pose.identity())
 
-    path: a folder with nerfstudio's transforms.json (or such a file itself), a dataset in the MAD layout, a plain folder of
-    images, a video file, or a rosbag2 (its folder, or an .mcap or .db3 file). Raises OmniadError, one sentence, where it cannot be used.
-    """
-    from omniad_ros.recordings import bag, folder, transforms, video
-
-    path = Path(path)
-    if not path.exists():
-        raise OmniadError(f"the survey {path} does not exist")
-    if bag.is_bag(path):
-        return bag.read_bag(path, progress=progress)
-    if path.is_file() and path.suffix.lower() == ".json":
-        return transforms.read_transforms(path, path.parent, progress)
-    if path.is_file() and path.suffix.lower() in video.SUFFIXES:
-        return video.read_video(path, progress)
-    if path.suffix == ".bag":
-        raise OmniadError(
-            f"{path} is a bag of ROS 1; convert it with 'rosbags-convert --src {path} --dst FOLDER' and give that folder"
-        )
-    if path.is_file():
-        raise OmniadError(f"{path} is no survey: expected a folder, a transforms.json, a video or a rosbag2")
-    found = transforms.find_transforms(path)
-    return transforms.read_transforms(found, path, progress) if found else folder.read_folder(path, progress)
+        return FrameSource(self.path, self.kind, self.camera, self.camera_from, posed, len(self), timed, frames)
 
 
-def write_survey(source: SurveySource, directory: Path, progress: Progress = quiet) -> PosedImages:
-    """Write a survey's images, undistorted, and their transforms.json into a directory.
+class UniqueNames:
+    """File names for frames by their stamps: equal stamps must not overwrite each other."""
 
-    Files that an interrupted call left there are replaced. Raises OmniadError where an image cannot be read.
-    """
-    if source.camera_from != "file":
-        known = "EXIF gives" if source.camera_from == "exif" else "assuming"
-        focal = source.camera.fx / max(source.camera.width, source.camera.height)
-        fov = 2 * np.degrees(np.arctan(0.5 / focal))
-        logger.warning(
-            "the survey says nothing of its camera: %s a field of view of %.0f degrees, to be refined", known, fov
-        )
-    rectify = Rectifier(source.camera)
-    camera = rectify.camera.fitted(LONGEST_SIDE)
-    reduced = camera.width != rectify.camera.width
-    images = directory / "images"
-    shutil.rmtree(images, ignore_errors=True)
-    images.mkdir(parents=True)
-    as_is = rectify.maps is None and not reduced
-    if as_is and all(source.originals) and source.originals:
-        for index, (name, original) in enumerate(zip(source.names, source.originals)):
-            shutil.copyfile(original, images / name)
-            progress((index + 1) / len(source), f"survey image {index + 1} of {len(source)}")
-    else:
-        for index, (name, image) in enumerate(zip(source.names, source.open_images())):
-            write_image(images / name, _reduce(rectify(image), camera) if reduced else rectify(image))
-            progress((index + 1) / len(source), f"survey image {index + 1} of {len(source)}")
-    survey = PosedImages(camera, directory, tuple(f"images/{name}" for name in source.names), source.poses)
-    write_transforms(directory / "transforms.json", survey, {"camera_from": source.camera_from})
-    return survey
+    def __init__(self):
+        self._given: dict[str, itertools.count] = {}
 
-
-def written_pixel(source: SurveySource, pixel: tuple[float, float]) -> tuple[float, float]:
-    """Where a pixel (u, v) of a survey's image as it was given lies in the undistorted one that `write_survey` writes."""
-    import cv2
-
-    camera = source.camera
-    if camera.distortion_model != "none":
-        undistort = cv2.fisheye.undistortPoints if camera.distortion_model == "equidistant" else cv2.undistortPoints
-        k = camera.opencv_matrix()
-        pixel = undistort(np.array([[pixel]], float), k, np.array(camera.distortion), P=k)[0, 0]
-    scale = camera.undistorted().fitted(LONGEST_SIDE).width / camera.width
-    return float(pixel[0] * scale), float(pixel[1] * scale)
-
-
-def export_survey(source: SurveySource, out: Path, progress: Progress = quiet) -> PosedImages:
-    """Write a survey into a folder of its own (what `omniad survey BAG --out SURVEY` does): all of it, or nothing.
-
-    Raises OmniadError where ``out`` holds something, or an image cannot be read.
-    """
-    check_empty(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
-        survey = write_survey(source, Path(work) / "survey", progress)
-        (Path(work) / "survey").replace(out)
-    return replace(survey, root=out)
-
-
-def _reduce(image: np.ndarray, camera: Camera) -> np.ndarray:
-    import cv2
-
-    return cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
-
-
-def fingerprint(source: SurveySource) -> str:
-    """Hex digest of a survey's content (images, intrinsics, poses), the same wherever the survey lies."""
-    digest = hashlib.sha256()
-    poses = [None if pose is None else (pose.matrix().round(6) + 0.0).tolist() for pose in source.poses]
-    digest.update(json.dumps([source.camera.to_dict(), source.names, poses]).encode())
-    for file in source.files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    def __call__(self, stamp: int) -> str:
+        name = f"{stamp:019d}"
+        number = next(self._given.setdefault(name, itertools.count()))
+        return f"{name}_{number}" if number else name

@@ -23,6 +23,8 @@ from omniad_ros.recordings.source import SurveySource
 
 VARIES = 0.1
 """Share by which focal lengths, and of the width by which principal points, may differ within one survey: focus, not zoom."""
+FOCAL = 0.05, 50.0
+"""Focal lengths, in multiples of the longer side, outside of which no lens is: they are in other units, or of other images."""
 MISSING = 0.4
 """A transforms.json of whose images a larger share is missing is refused: a copy that stopped half way."""
 NAMES = ("transforms.json", "transforms_train.json", "train/transforms.json")
@@ -73,7 +75,8 @@ def read_transforms(path: Path, root: Path, progress: Progress = quiet) -> Surve
     cameras = read_cameras(data, frames, width, height, path)
     camera = common_camera(cameras, path)
     poses = tuple(read_pose(frame, path) for frame in frames)
-    if plain := plain and camera in cameras:
+    say_masks(frames, path)
+    if plain := plain and all(_alike([camera, own]) for own in dict.fromkeys(cameras)):
         pictures = partial(read_pictures, images, upright)
     else:
         pictures = partial(_brought_to, camera, cameras, images, upright)
@@ -159,17 +162,35 @@ def read_cameras(data: dict, frames: list[dict], width: int, height: int, path: 
     return [built[key] for key in keys]
 
 
+def _values(cameras: list[Camera]) -> np.ndarray:
+    return np.array([[c.fx, c.fy, c.cx, c.cy] for c in cameras])
+
+
+def _alike(cameras: list[Camera]) -> bool:
+    """Whether no image looks different by which of these cameras it is taken for."""
+    values = _values(cameras)
+    distortions = {(c.distortion_model, tuple(np.round(c.distortion, 6))) for c in cameras}
+    low, high = values.min(0), values.max(0)
+    return len(distortions) == 1 and bool((high - low <= 1e-3 * np.maximum(1.0, np.abs(low))).all())
+
+
+def say_masks(frames: list[dict], path: Path) -> None:
+    """Warn where masks come with the images: what they hide is learnt as a part of the normal place."""
+    masked = sum(bool(frame.get("mask_path")) for frame in frames)
+    if masked:
+        logger.warning("%s names masks for %d of its %d images: they are not used", path, masked, len(frames))
+
+
 def common_camera(cameras: list[Camera], path: Path) -> Camera:
     """The one camera of all frames; where the lens was focused or steadied meanwhile, a pinhole that shows no more than each of them.
 
     Raises OmniadError where they differ by more than that.
     """
     first = cameras[0]
-    values = np.array([[c.fx, c.fy, c.cx, c.cy] for c in cameras])
-    low, high = values.min(0), values.max(0)
-    distortions = {(c.distortion_model, tuple(np.round(c.distortion, 6))) for c in cameras}
-    if len(distortions) == 1 and (high - low <= 1e-3 * np.maximum(1.0, np.abs(low))).all():
+    if _alike(cameras):
         return first
+    values = _values(cameras)
+    low, high = values.min(0), values.max(0)
     if (high[:2] > (1 + VARIES) * low[:2]).any() or (high[2:] - low[2:] > VARIES * first.width).any():
         raise OmniadError(
             f"{path}: its frames have different intrinsics; a survey must come from one camera with a fixed zoom"
@@ -210,12 +231,28 @@ def _camera(values: dict, width: int, height: int, path: Path) -> Camera:
     if abs(sx / sy - 1) > 0.01:
         raise OmniadError(f"{path} says that images are {w:.0f}x{h:.0f}, but they are {width}x{height}")
     try:
+        _check_place(values, (w, h), (fx or fy, fy or fx), path)
         camera = Camera(
             width, height, (fx or fy) * sx, (fy or fx) * sy, values.get("cx", w / 2) * sx, values.get("cy", h / 2) * sy
         )
         return _with_distortion(camera, model, fisheye, values, path)
     except ValueError as error:
         raise OmniadError(f"{path}: {error}") from None
+
+
+def _check_place(values: dict, size: tuple[float, float], focal: tuple[float, float], path: Path) -> None:
+    """Raise OmniadError where intrinsics in pixels cannot be those of images of this size (width, height)."""
+    given = "" if "w" in values and "h" in values else "; are they those of larger images? Give w and h, too"
+    for name, side in (("cx", size[0]), ("cy", size[1])):
+        if name in values and not 0 < values[name] < side:
+            raise OmniadError(
+                f"{path}: {name} {values[name]:g} does not lie in images of {size[0]:.0f}x{size[1]:.0f} pixels{given}"
+            )
+    low, high = FOCAL[0] * max(size), FOCAL[1] * max(size)
+    if not all(low < value < high for value in focal):
+        raise OmniadError(
+            f"{path}: a focal length of {focal[0]:g} pixels is none of images of {size[0]:.0f}x{size[1]:.0f} pixels{given}"
+        )
 
 
 def _focal(angle: float | None, side: float) -> float | None:

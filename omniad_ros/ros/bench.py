@@ -23,6 +23,7 @@ from omniad_ros.evaluation.bench import machine, map_scale
 from omniad_ros.patrol.odometry import SECOND
 from omniad_ros.patrol.pipeline import Inspector
 from omniad_ros.patrol.session import Patrol
+from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros import messages, processes
 from omniad_ros.ros.managed import OUTPUT, STREAM
 from omniad_ros.ros.participant import Participant
@@ -159,7 +160,7 @@ class _Nodes:
         self._robot.close()
 
     def _take_heatmap(self, message: Image) -> None:
-        self._heatmap_of = messages.nanoseconds(message.header.stamp)
+        self._heatmap_of = decoding.nanoseconds(message.header.stamp)
 
     def _take_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from omniad_ros.ros.messages import MessageDefect
+from omniad_ros.recordings.messages import MessageDefect
 
 
 class Input:

@@ -22,6 +22,7 @@ from omniad_ros.core.geometry import Camera, Rectifier
 from omniad_ros.patrol.odometry import OdometryOptions
 from omniad_ros.patrol.pipeline import UNCOVERED, InspectionOptions, Inspector, overlay
 from omniad_ros.patrol.session import Patrol, PatrolFrame
+from omniad_ros.recordings import messages as decoding
 from omniad_ros.report import write_report
 from omniad_ros.ros import messages
 from omniad_ros.ros.inputs import Input
@@ -159,19 +160,19 @@ class InspectorNode(ManagedNode):
 
     def _take_info(self, message: CameraInfo) -> None:
         try:
-            self.camera = messages.camera_from_info(message, self.values.rectified)
-        except messages.MessageDefect as defect:
+            self.camera = decoding.camera_from_info(message, self.values.rectified)
+        except decoding.MessageDefect as defect:
             self._refuse("camera_info", defect)
         else:
             self.inputs["camera_info"].take()
 
     def _take_odometry(self, message: Odometry) -> None:
         try:
-            stamp = messages.check_stamp(message.header)
+            stamp = decoding.check_stamp(message.header)
             self.transforms.odom_frame.check("header.frame_id", message.header.frame_id)
             self.transforms.base_frame.check("child_frame_id", message.child_frame_id)
-            pose = messages.pose_from_message(message.pose.pose, "pose.pose")
-        except messages.MessageDefect as defect:
+            pose = decoding.pose_from_message(message.pose.pose, "pose.pose")
+        except decoding.MessageDefect as defect:
             self._refuse("odom", defect)
             return
         self.inputs["odom"].take()
@@ -183,14 +184,14 @@ class InspectorNode(ManagedNode):
             return
         camera = self.camera
         try:
-            messages.check_stamp(message.header)
+            decoding.check_stamp(message.header)
             self.transforms.camera_frame.check("header.frame_id", message.header.frame_id)
-            width, height = messages.image_size(message)
+            width, height = decoding.image_size(message)
             if camera is not None:
                 same = (width, height) == (camera.width, camera.height)
                 told = f"are {width}x{height}, camera_info says {camera.width}x{camera.height}"
-                messages.check(same, "width and height", told)
-        except messages.MessageDefect as defect:
+                decoding.check(same, "width and height", told)
+        except decoding.MessageDefect as defect:
             self._refuse("image", defect)
             return
         self.inputs["image"].take()
@@ -199,7 +200,7 @@ class InspectorNode(ManagedNode):
             return
         self.worker.put((message, camera))
 
-    def _refuse(self, topic: str, defect: messages.MessageDefect) -> None:
+    def _refuse(self, topic: str, defect: decoding.MessageDefect) -> None:
         self.inputs[topic].refuse(defect)
         self.warn(f"{topic} {defect.field}", f"{topic} is ignored: {defect}")
 
@@ -207,7 +208,7 @@ class InspectorNode(ManagedNode):
 
     def _inspect(self, item) -> None:
         message, camera = item
-        image, stamp = messages.image_to_rgb(message), messages.nanoseconds(message.header.stamp)
+        image, stamp = decoding.image_to_rgb(message), decoding.nanoseconds(message.header.stamp)
         base_from_camera = self.transforms.base_from_camera(message.header)
         if camera not in self.rectifiers:
             self.rectifiers = {camera: Rectifier(camera)}
@@ -247,7 +248,7 @@ class InspectorNode(ManagedNode):
         self.transforms.map_from_odom = frame.map_from_odom
 
     def _failed(self, error: Exception) -> None:
-        if isinstance(error, messages.MessageDefect):
+        if isinstance(error, decoding.MessageDefect):
             self.failure = f"image is ignored: {error}"
             self._refuse("image", error)
         else:

@@ -13,6 +13,7 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import Image
 
+from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros import messages
 from omniad_ros.ros.managed import OUTPUT, STREAM
 from omniad_ros.ros.participant import Participant
@@ -80,22 +81,22 @@ class PatrolListener:
         ]
 
     def _take_heatmap(self, folder: str, message: Image) -> None:
-        heatmap = messages.depth_from_image(message)
+        heatmap = decoding.depth_from_image(message)
         data = np.round(np.clip(shrunk(heatmap, self._heatmap_side), 0, 1) * 65535).astype(np.uint16)
-        cv2.imwrite(str(self._out / folder / f"{messages.check_stamp(message.header)}.png"), data)
+        cv2.imwrite(str(self._out / folder / f"{decoding.check_stamp(message.header)}.png"), data)
 
     def _take_overlay(self, message: Image) -> None:
-        picture = shrunk(messages.image_to_rgb(message), self._picture_side)
-        path = self._out / PICTURES / f"{messages.check_stamp(message.header)}.jpg"
+        picture = shrunk(decoding.image_to_rgb(message), self._picture_side)
+        path = self._out / PICTURES / f"{decoding.check_stamp(message.header)}.jpg"
         cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
 
     def _take_pose(self, message: PoseWithCovarianceStamped) -> None:
-        pose = messages.pose_from_message(message.pose.pose)
-        self._poses[messages.check_stamp(message.header)] = pose.matrix().tolist()
+        pose = decoding.pose_from_message(message.pose.pose)
+        self._poses[decoding.check_stamp(message.header)] = pose.matrix().tolist()
 
     def _take_odometry(self, message: Odometry) -> None:
-        pose = messages.pose_from_message(message.pose.pose) @ self._base_from_camera
-        self._odometry[messages.check_stamp(message.header)] = pose.matrix().tolist()
+        pose = decoding.pose_from_message(message.pose.pose) @ self._base_from_camera
+        self._odometry[decoding.check_stamp(message.header)] = pose.matrix().tolist()
 
     def _take_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

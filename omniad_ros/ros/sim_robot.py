@@ -19,6 +19,7 @@ from std_msgs.msg import Header
 
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import write_json
+from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros import messages
 from omniad_ros.ros.managed import NAMESPACE, OK, OUTPUT, STEADY, STREAM
 from omniad_ros.ros.managed import main as run_node
@@ -171,10 +172,10 @@ class SimRobot(Node):
         self._info.publish(messages.camera_info_message(self._robot.camera, header))
         self._image.publish(messages.image_message(self._robot.image(), header))
         if self.values.patience:
-            self._driven_at[str(messages.nanoseconds(header.stamp))] = self._robot.time
+            self._driven_at[str(decoding.nanoseconds(header.stamp))] = self._robot.time
         if self.values.ground_truth_dir:
             pose = self._robot.true_camera_pose().matrix().tolist()
-            self._truth.append({"stamp": messages.nanoseconds(header.stamp), "world_from_camera": pose})
+            self._truth.append({"stamp": decoding.nanoseconds(header.stamp), "world_from_camera": pose})
 
     def _arrive(self) -> None:
         values = self.values

@@ -7,6 +7,7 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 from omniad_ros.core.geometry import Pose
+from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros import counterparts, messages
 from omniad_ros.site import MAP_FRAME
 
@@ -37,7 +38,7 @@ class FrameName:
         if not self._given and name and self._rival_count >= self.PERSISTENT:
             self.name, self._rival_count = name, 0
             return
-        raise messages.MessageDefect(field, f"{field} is {messages.quoted(name)}, expected is '{self.name}'")
+        raise decoding.MessageDefect(field, f"{field} is {decoding.quoted(name)}, expected is '{self.name}'")
 
 
 class Transforms:

@@ -20,7 +20,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Camera, Rectifier
-from omniad_ros.ros import messages
+from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros.listening import shrunk
 from omniad_ros.ros.managed import LATCHED, NAMESPACE, OUTPUT, SENSOR
 from omniad_ros.ros.participant import Participant
@@ -102,14 +102,14 @@ class Viewer:
 
     def _take_info(self, message: CameraInfo) -> None:
         try:
-            camera = messages.camera_from_info(message)
-        except messages.MessageDefect:
+            camera = decoding.camera_from_info(message)
+        except decoding.MessageDefect:
             return  # the inspector says so
         if camera != self._camera:
             self._camera, self._rectifier = camera, Rectifier(camera)
 
     def _take_image(self, message: Image | CompressedImage) -> None:
-        stamp = messages.nanoseconds(message.header.stamp)
+        stamp = decoding.nanoseconds(message.header.stamp)
         if stamp in self._inspected:
             self._log_frame(stamp, message)
             return
@@ -118,8 +118,8 @@ class Viewer:
             self._images.popitem(last=False)
 
     def _take_heatmap(self, message: Image) -> None:
-        self._stamp = stamp = messages.nanoseconds(message.header.stamp)
-        heatmap = messages.depth_from_image(message)
+        self._stamp = stamp = decoding.nanoseconds(message.header.stamp)
+        heatmap = decoding.depth_from_image(message)
         colors = cv2.applyColorMap((255 * shrunk(heatmap, SIDE)).astype(np.uint8), cv2.COLORMAP_INFERNO)
         self._picture(stamp, "heatmap", np.ascontiguousarray(colors[..., ::-1]))
         self._inspected.append(stamp)
@@ -128,17 +128,17 @@ class Viewer:
 
     def _log_frame(self, stamp: int, message: Image | CompressedImage) -> None:
         try:
-            image = messages.image_to_rgb(message)
-        except messages.MessageDefect:
+            image = decoding.image_to_rgb(message)
+        except decoding.MessageDefect:
             return  # the inspector says so
         if self._rectifier is not None and image.shape[:2] == (self._camera.height, self._camera.width):
             self._picture(stamp, "map/camera/frame", shrunk(self._rectifier(image), SIDE))
 
     def _take_reference(self, message: Image) -> None:
-        self._picture(messages.nanoseconds(message.header.stamp), "reference", messages.image_to_rgb(message))
+        self._picture(decoding.nanoseconds(message.header.stamp), "reference", decoding.image_to_rgb(message))
 
     def _take_pose(self, message: PoseWithCovarianceStamped) -> None:
-        stamp, pose = messages.nanoseconds(message.header.stamp), messages.pose_from_message(message.pose.pose)
+        stamp, pose = decoding.nanoseconds(message.header.stamp), decoding.pose_from_message(message.pose.pose)
         self._log(stamp, "map/camera", self._rerun.Transform3D(translation=pose.translation, mat3x3=pose.rotation))
         if self._rectifier is not None:
             own = self._rectifier.camera
@@ -150,7 +150,7 @@ class Viewer:
 
     def _take_route(self, message: PathMessage) -> None:
         points = [(p.pose.position.x, p.pose.position.y, p.pose.position.z) for p in message.poses]
-        stamp = messages.nanoseconds(message.header.stamp)
+        stamp = decoding.nanoseconds(message.header.stamp)
         self._log(stamp, "map/route", self._rerun.LineStrips3D([points], colors=[25, 230, 120]))
 
     def _take_points(self, message: PointCloud2) -> None:
