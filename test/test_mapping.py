@@ -255,6 +255,24 @@ def test_aliked_says_what_it_lacks(map_dir, tmp_path):
         Localizer.load(tmp_path / "map")
 
 
+@pytest.mark.parametrize(
+    ("description", "sentence"),
+    [
+        ({"features": "orb", "options": {}}, "unknown kind, 'orb'"),
+        ({"features": "sift", "options": {"max_features": "many"}}, "max_features: expected int"),
+        ({"features": "aliked", "options": {"model": "LAST"}}, "model: invalid enum value"),
+        ({"options": {}}, "missing required field features"),
+        ([], "expected object, got array"),
+    ],
+)
+def test_a_map_of_unknown_features_is_refused(map_dir, tmp_path, description, sentence):
+    shutil.copytree(map_dir, tmp_path / "map")
+    with h5py.File(tmp_path / "map" / "features.h5", "a") as file:
+        file.attrs["source"] = json.dumps(description)
+    with pytest.raises(OmniadError, match=sentence):
+        Localizer.load(tmp_path / "map")
+
+
 def test_refuses(survey, tmp_path):
     """Surveys that cannot be registered, and maps that are damaged, give one sentence."""
     flat = tmp_path / "flat"

@@ -13,9 +13,9 @@ if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 from omniad_ros.mapping.build import MapOptions, build_map
-from omniad_ros.mapping.features import named_source
 from omniad_ros.mapping.known_distance import KnownDistance, check_distance
 from omniad_ros.mapping.localize import Localization, Localizer, LocalizerOptions
+from omniad_ros.mapping.sources import named_source
 
 __all__ = [
     "KnownDistance", "Localization", "Localizer", "LocalizerOptions", "MapOptions", "build_map", "check_distance", "named_source",

@@ -23,8 +23,10 @@ from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.mapping import colmap
 from omniad_ros.mapping.alignment import Similarity, align_poses, upright
 from omniad_ros.mapping.features import (
+    FEATURES,
+    LOOKS,
+    MODEL,
     FeatureSource,
-    SiftSource,
     StoredFeatures,
     open_features,
     write_description,
@@ -33,9 +35,9 @@ from omniad_ros.mapping.features import (
 from omniad_ros.mapping.known_distance import KnownDistance, check_distance, scale_to
 from omniad_ros.mapping.pairs import choose_pairs
 from omniad_ros.mapping.retrieval import VOCABULARY_SAMPLE, learn_vocabulary, vlad
+from omniad_ros.mapping.sift import SiftSource
 from omniad_ros.site import PosedImages, write_transforms
 
-MODEL, FEATURES, LOOKS = "sfm", "features.h5", "global-features.h5"
 MIN_IMAGES = 3
 MIN_SHARE, MIN_POINTS = 0.25, 20
 """A survey is refused of which a smaller share can be registered; an image counts from so many points on that it sees."""

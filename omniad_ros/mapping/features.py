@@ -1,7 +1,7 @@
-"""Local features: where a picture has points that can be found again, and what they look like.
+"""Local features: where a picture has points that can be found again, what they look like, and how a map keeps them.
 
-A feature source turns an image into `Features`; everything after that is the same for every source. Features of the
-survey are kept in an HDF5 file in hloc's layout, so either side can read the other's files.
+A feature source turns an image into `Features` (see `omniad_ros.mapping.sources`); everything after that is the same for
+every source. Features of the survey are kept in an HDF5 file in hloc's layout, so either side can read the other's files.
 """
 
 from __future__ import annotations
@@ -9,21 +9,23 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
-import cv2
 import h5py
+import msgspec
 import numpy as np
 
 from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.files import decode_json
 
 KEYPOINT_ORIGIN = 0.5
 """hloc stores keypoints with pixel centres at integers; this package has them at half-integers, as COLMAP does."""
 
 STORED = ("keypoints", "scores", "descriptors", "image_size")
-EXAMPLE = "hloc/superpoint_max/superpoint+lightglue/netvlad"
+MODEL, FEATURES, LOOKS = "sfm", "features.h5", "global-features.h5"
+"""A map's parts: COLMAP's model, the local features and the global ones of its images."""
 
 
 @dataclass(frozen=True)
@@ -65,100 +67,14 @@ class FeatureSource(Protocol):
         """Global descriptor (K,), unit length, of a uint8 RGB image; None where retrieval is to go by the local ones."""
 
     def describe(self) -> dict:
-        """The source's name and options as JSON; `open_source` makes the same source from it."""
+        """The source's `Description` as JSON can hold it; `open_source` makes the same source from it."""
 
 
-@dataclass(frozen=True)
-class SiftOptions:
-    """max_features: at most so many keypoints an image, largest scale first.
-    peak_threshold: contrast below which a keypoint is dropped (on grey values in [0, 1]).
-    working_side: images are analysed at about so many pixels on their longest side: larger ones from `max_side` on
-    are shrunk, those under 0.75 of it are enlarged twofold by SIFT's first octave.
-    """
+class Description(msgspec.Struct):
+    """Which features a map holds: the source's name, and its options as JSON."""
 
-    max_features: int = 2000
-    peak_threshold: float = 0.003
-    working_side: int = 640
-    max_side: int = 1024
-
-
-@dataclass(frozen=True)
-class SiftSource:
-    """SIFT (Lowe, 2004) by pycolmap on the CPU, described as RootSIFT (Arandjelović and Zisserman, 2012)."""
-
-    options: SiftOptions = field(default_factory=SiftOptions)
-    pairwise: ClassVar[bool] = False
-    workers: ClassVar[int] = 0
-
-    def extract(self, image: np.ndarray) -> Features:
-        import pycolmap
-
-        height, width = image.shape[:2]
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        scale = min(1.0, self.options.max_side / max(height, width))
-        if scale < 1.0:
-            grey = cv2.resize(grey, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
-        options = pycolmap.FeatureExtractionOptions(num_threads=1, use_gpu=False)
-        options.sift.max_num_features = self.options.max_features
-        options.sift.peak_threshold = self.options.peak_threshold
-        options.sift.first_octave = -1 if max(grey.shape) < 0.75 * self.options.working_side else 0
-        extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
-        keypoints, descriptors = extractor.extract_from_uint8_array(np.ascontiguousarray(grey))
-        keypoints = pycolmap.keypoints_to_matrix(keypoints)
-        x_scale, y_scale = width / grey.shape[1], height / grey.shape[0]
-        return Features(
-            keypoints[:, :2] * np.float32([x_scale, y_scale]),
-            unit(descriptors.data.astype(np.float32)),
-            np.ones(len(keypoints), np.float32),
-            (width, height),
-        )
-
-    def match(self, first: Features, second: Features) -> np.ndarray:
-        raise NotImplementedError("SIFT is matched by descriptor distance")
-
-    def look(self, image: np.ndarray) -> None:
-        return None
-
-    def describe(self) -> dict:
-        return {"features": "sift", "options": asdict(self.options)}
-
-
-def named_source(name: str) -> FeatureSource:
-    """A feature source by name: ``sift``, ``aliked``, or ``hloc/EXTRACTOR/MATCHER[/RETRIEVAL]`` by hloc's configuration names.
-
-    Raises OmniadError where the name is unknown or what it needs is not installed.
-    """
-    kind, *rest = name.split("/")
-    if kind == "sift" and not rest:
-        return SiftSource()
-    if kind == "aliked" and not rest:
-        from omniad_ros.mapping.aliked_features import AlikedOptions, AlikedSource
-
-        return AlikedSource(AlikedOptions())
-    if kind == "hloc" and len(rest) in (2, 3):
-        from omniad_ros.mapping.hloc_features import HlocOptions, HlocSource
-
-        return HlocSource(HlocOptions(*rest))
-    raise OmniadError(
-        f"there are no features named '{name}': give 'sift', 'aliked' or 'hloc/EXTRACTOR/MATCHER[/RETRIEVAL]', e.g. {EXAMPLE}"
-    )
-
-
-def open_source(description: dict) -> FeatureSource:
-    """The feature source that a map was built with. Raises OmniadError where it is unknown or not installed."""
-    if description.get("features") == "sift":
-        return SiftSource(SiftOptions(**description["options"]))
-    if description.get("features") == "aliked":
-        from omniad_ros.mapping.aliked_features import AlikedOptions, AlikedSource
-
-        return AlikedSource(AlikedOptions(**description["options"]))
-    if description.get("features") == "hloc":
-        from omniad_ros.mapping.hloc_features import HlocOptions, HlocSource
-
-        return HlocSource(HlocOptions(**description["options"]))
-    raise OmniadError(
-        f"the map was built with features of an unknown kind, '{description.get('features')}'; update omniad_ros"
-    )
+    features: str
+    options: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -229,8 +145,9 @@ def write_description(file: h5py.File, source: FeatureSource) -> None:
     file.attrs["source"] = json.dumps(source.describe())
 
 
-def read_description(file: h5py.File) -> dict:
-    try:
-        return json.loads(file.attrs["source"])
-    except (KeyError, ValueError, TypeError):
-        raise OmniadError(f"{file.filename} does not say which features it holds; build the site again") from None
+def read_description(file: h5py.File) -> Description:
+    """Raises OmniadError where a feature file does not say which features it holds."""
+    text = file.attrs.get("source")
+    if not isinstance(text, str):
+        raise OmniadError(f"{file.filename} does not say which features it holds; build the site again")
+    return decode_json(text, f"the kind of features in {file.filename}", Description)

@@ -11,10 +11,19 @@ from scipy.spatial import cKDTree
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Pose
 from omniad_ros.mapping import colmap
-from omniad_ros.mapping.build import FEATURES, LOOKS, MODEL
-from omniad_ros.mapping.features import Features, StoredFeatures, open_features, open_source, read_description, unit
+from omniad_ros.mapping.features import (
+    FEATURES,
+    LOOKS,
+    MODEL,
+    Features,
+    StoredFeatures,
+    open_features,
+    read_description,
+    unit,
+)
 from omniad_ros.mapping.pairs import pose_embedding
 from omniad_ros.mapping.retrieval import nearest_images, vlad
+from omniad_ros.mapping.sources import open_source
 from omniad_ros.site import SparsePoints, read_points
 
 MOST_POINTS, MOST_LOOKS = 3000, 4

@@ -6,7 +6,7 @@ pycolmap's packages on PyPI are built without ONNX and cannot; a build with ONNX
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import pycolmap
@@ -17,11 +17,11 @@ from omniad_ros.mapping.features import Features, unit
 
 @dataclass(frozen=True)
 class AlikedOptions:
-    """model: pycolmap's name of the network, ALIKED_N16ROT or ALIKED_N32.
+    """model: pycolmap's name of the network.
     ratio: a match must be so much nearer (in descriptor space) than the next keypoint.
     """
 
-    model: str = "ALIKED_N16ROT"
+    model: Literal["ALIKED_N16ROT", "ALIKED_N32"] = "ALIKED_N16ROT"
     ratio: float = 0.9
 
 
