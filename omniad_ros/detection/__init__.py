@@ -1,17 +1,22 @@
 """The OmniAD detector: reverse distillation and reference comparison, trained per site on normal images alone.
 
->>> from omniad_ros.detection import Detector, View, find_regions, train_detector
+>>> from omniad_ros.detection import Detector, NormalViews, find_regions, train_detector
 """
 
-from omniad_ros.detection.regions import Detection, find_regions
-from omniad_ros.detection.view import PLAIN, DetectorOptions, View
+from omniad_ros.detection.normal_view import NormalView, NormalViews
+from omniad_ros.detection.options import LEAST_HELDOUT, LEAST_TRAINED, PLAIN, DetectorOptions
+from omniad_ros.detection.regions import ComparedFrame, Detection, find_regions
 
 __all__ = [
+    "LEAST_HELDOUT",
+    "LEAST_TRAINED",
     "PLAIN",
+    "ComparedFrame",
     "Detection",
     "Detector",
     "DetectorOptions",
-    "View",
+    "NormalView",
+    "NormalViews",
     "adapt_detector",
     "find_regions",
     "train_detector",

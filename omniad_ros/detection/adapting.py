@@ -7,6 +7,7 @@ OmniAD, arXiv 2406.18012 (QANV).
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,72 +17,84 @@ import torch
 
 from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.core.geometry import Camera, Pose
-from omniad_ros.detection.comparison import fit
-from omniad_ros.detection.detector import Detector, checked_views, finished
-from omniad_ros.detection.training import calibrate, pairs, redrawn, remembered, train_student
-from omniad_ros.detection.view import View, resized
+from omniad_ros.detection.calibrating import calibrate
+from omniad_ros.detection.comparison import ComparisonTraining, fit
+from omniad_ros.detection.detector import Detector
+from omniad_ros.detection.networks import Networks
+from omniad_ros.detection.normal_view import NormalView, NormalViews, check_views
+from omniad_ros.detection.training import (
+    TRAINING,
+    note_false_alarms,
+    planted_pairs,
+    save_with_photographs,
+    train_student,
+    with_redrawn_references,
+)
+from omniad_ros.reference import Rendering
+from omniad_ros.reference.photographs import Photographs
+from omniad_ros.reference.view import ReferenceView
+
+NEXT_BEST = 3
+"""Photographs nearest to a pose that are left out where the place is drawn from the next best."""
+LEAST_OTHERS = 8
+"""Views of the site's own among the aligned ones, so that nothing normal is forgotten even where those are few."""
 
 
 def adapt_detector(
     detector: Detector,
-    trained: list[View],
-    heldout: list[View],
-    novel: list[np.ndarray],
-    aligned: list[tuple[np.ndarray, np.ndarray, Pose]],
+    views: NormalViews,
+    aligned: list[tuple[Rendering, Pose]],
     out: Path | str,
+    *,
+    photographs: Photographs | None = None,
     progress: Progress = quiet,
-    camera: Camera | None = None,
 ) -> dict:
-    """Write the detector, adapted, into ``out``; returns what is worth keeping in site.json.
+    """Write the detector, adapted, and its photographs into ``out``; returns what is worth keeping in site.json.
 
-    trained, heldout, novel, camera: as `train_detector` had them; aligned: (rendering uint8 (h, w, 3), depth float32 (h, w),
-    pose) of the normal place at the poses of the images to be inspected. Raises OmniadError where there are none.
+    views: as `train_detector` had them; aligned: the field's renderings of the normal place at the poses of the images to be
+    inspected; photographs: the site's, None where its references are not redrawn. Raises OmniadError where nothing is aligned.
     """
     if not aligned:
         raise OmniadError("none of the images could be localized, so there is nothing to adapt to")
-    checked_views(trained, "survey")
+    check_views(views.trained, "survey")
     started, options = time.monotonic(), detector.options
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
-    size = options.working_size(trained[0].image)
-    trained, heldout = [v.resized(size) for v in trained], [v.resized(size) for v in heldout]
-    queries = [View(image, image, depth, pose).resized(size) for image, depth, pose in aligned]
-    views = None
-    if detector.views is not None and camera is not None:
-        camera = camera.resized(*size)
-        trained, heldout, views = redrawn(trained, heldout, camera, rng, part(progress, 0.0, 0.1))
-        queries = [_drawn_twice(detector, view, camera) for view in queries]
+    size = options.working_size(views.trained[0].image)
+    views = views.resized(*size)
+    queries = [NormalView(r.image, ReferenceView(r.image, r.depth), pose).resized(*size) for r, pose in aligned]
+    redraws = photographs is not None and views.camera is not None
+    if redraws:
+        queries = [_drawn_twice(photographs, view, views.camera) for view in queries]
+        views, photographs = with_redrawn_references(views, rng, part(progress, 0.0, 0.1))
 
-    # as many of the site's other views as aligned ones, so that nothing normal is forgotten
-    others = [v.image for v in trained] + ([resized(n, size) for n in novel] if options.use_novel else [])
-    others = [others[i] for i in rng.permutation(len(others))[: max(8, len(queries))]]
+    others = [v.image for v in views.trained] + (views.novel if options.use_novel else [])
+    others = [others[i] for i in rng.permutation(len(others))[: max(LEAST_OTHERS, len(queries))]]
     steps = replace(options, distillation_steps=options.adaptation_steps)
-    model = detector.networks.distillation
+    networks = copy.deepcopy(detector.networks)  # the detector that is adapted stays as it is
     model, loss = train_student(
-        detector.networks.teacher, [v.image for v in queries] + others, steps, part(progress, 0.1, 0.6), model
+        networks.teacher, [v.image for v in queries] + others, steps, part(progress, 0.1, 0.6), networks.distillation
     )
     facts = {"aligned_views": len(queries), "adapted_distillation_loss": round(loss, 4)}
-    network = detector.networks.comparison
-    if network is not None:
-        network.requires_grad_(True)
-        loss = fit(
-            network, pairs([*trained, *queries], heldout[::2], rng), options.adaptation_steps // 2, 1e-4,
-            progress=part(progress, 0.6, 0.9),
-        )  # fmt: skip
+    if networks.comparison is not None:
+        networks.comparison.requires_grad_(True)
+        pairs = planted_pairs([*views.trained, *queries], views.heldout[::2], rng)
+        training = ComparisonTraining(options.adaptation_steps // 2, TRAINING.adaptation_rate)
+        loss = fit(networks.comparison, pairs, training, part(progress, 0.6, 0.9))
         facts["adapted_comparison_loss"] = round(loss, 4)
-    networks, calibrating = finished(detector.networks.teacher, model, network), heldout[1::2]
-    if views is not None:
-        calibrating, views = remembered(networks, trained, heldout, views, camera, part(progress, 0.9, 0.93))
-    scores = calibrate(networks, calibrating, trained, options, rng, part(progress, 0.93, 1.0))
-    Detector(networks, scores, options, detector.teacher_name, detector.teacher_sha256, views or detector.views).save(
-        Path(out)
-    )
+    networks = Networks.for_inference(networks.teacher, model, networks.comparison)
+    if redraws:
+        views, photographs = note_false_alarms(networks, views, photographs, part(progress, 0.9, 0.93))
+    calibrating = views.heldout if redraws else views.heldout[1::2]
+    scores = calibrate(networks, calibrating, views.trained, options, rng, progress=part(progress, 0.93, 1.0))
+    save_with_photographs(replace(detector, networks=networks, scores=scores), photographs, Path(out))
     return {**facts, "adaptation_seconds": round(time.monotonic() - started, 1)}
 
 
-def _drawn_twice(detector: Detector, view: View, camera: Camera) -> View:
+def _drawn_twice(photographs: Photographs, view: NormalView, camera: Camera) -> NormalView:
     """A normal pair at a pose where no photograph was taken: drawn from the best photographs, and from the next best."""
-    best = detector.views.recall(view.reference, view.depth, camera, view.pose)
-    next_best = detector.views.without(view.pose, 3).recall(view.reference, view.depth, camera, view.pose)
+    rendering = Rendering(view.reference.image, view.reference.depth)
+    best = photographs.redraw(rendering, camera, view.pose)
+    next_best = photographs.without(view.pose, NEXT_BEST).redraw(rendering, camera, view.pose)
     support = np.minimum(best.support, next_best.support)
-    return replace(view, image=best.image, reference=next_best.image, support=support, depth=best.depth)
+    return replace(view, image=best.image, reference=ReferenceView(next_best.image, best.depth, support))

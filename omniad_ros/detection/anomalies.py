@@ -328,8 +328,8 @@ def rendered(rng: np.random.Generator, image: np.ndarray, severity: float) -> np
     return np.clip(image, 0, 1).astype(np.float32)
 
 
-def recalled(rng: np.random.Generator, image: np.ndarray, severity: float) -> np.ndarray:
-    """What `SurveyViews.recall` makes of a clean view: sharp and almost in place, in patches only what the field has rendered."""
+def redrawn(rng: np.random.Generator, image: np.ndarray, severity: float) -> np.ndarray:
+    """What `Photographs.redraw` makes of a clean view: sharp and almost in place, in patches only what the field has rendered."""
     h, w = image.shape[:2]
     y, x = np.mgrid[:h, :w].astype(np.float32)
     warp = [np.float32(rng.normal(0, 0.5)) * 2 * (noise(rng, h, w, rng.uniform(4, 20), 2) - 0.5) for _ in range(2)]

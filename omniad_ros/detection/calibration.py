@@ -9,10 +9,49 @@ of thresholds that still find anomalies planted in normal views.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
+import msgspec
 import numpy as np
+from scipy.special import expit
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """Numbers of the calibration; those that name no source were set by judgement with the first detector and never tuned.
+
+    variants: how many times each view is looked at, the first as it is, then each time with other nuisances;
+    pose_error: pixels by which a reference then lies beside its frame; reference_blur: pixels by which what is planted in a
+    reference is blurred; cut_from: about how many views planted things are cut from; pixels_drawn: of each view and class
+    for the regression, whose weights need no more; ridge: the regression's penalty, a pixel;
+    least_comparison: the comparison's weight never falls below, so that a fused score always looks at the reference.
+    prevalence: share of anomalous pixels for which the threshold's F1 is judged; kept_f1: share of the best F1 that the
+    threshold must keep (tabletop_1: without such a band F1 is 0.04 in place of 0.80; 0.90 gave 0.767, 0.95 gave 0.803).
+    typical_logit: how far below 0 a typical normal pixel comes out, a heatmap of about 0.001 however sharp the score is;
+    least_scale: of the Gumbel distribution and of the curve, where all levels are alike; least_bounded_scale: where the
+    band bounds the threshold.
+    """
+
+    variants: int = 3
+    pose_error: float = 0.4
+    reference_blur: float = 0.5
+    cut_from: int = 20
+    pixels_drawn: int = 600
+    ridge: float = 1e-3
+    least_comparison: float = 0.05
+    prevalence: float = 0.01
+    kept_f1: float = 0.95
+    typical_logit: float = 7.0
+    least_scale: float = 1e-3
+    least_bounded_scale: float = 0.1
+
+
+CALIBRATION = CalibrationOptions()
 
 
 @dataclass(frozen=True)
@@ -24,10 +63,10 @@ class Calibration:
     """
 
     location: float
-    scale: float
-    rate: float
+    scale: Positive
+    rate: Annotated[float, msgspec.Meta(gt=0, lt=1)]
     middle: float
-    spread: float
+    spread: Positive
 
     @staticmethod
     def fitted(
@@ -38,33 +77,26 @@ class Calibration:
         n = len(ordered)
         # L-moments: steadier than variance for few and heavy-tailed values (Hosking, 1990)
         second = float(((2 * np.arange(1, n + 1) - n - 1) * ordered).sum() / (n * (n - 1))) if n > 1 else 0.0
-        scale = max(second / np.log(2), 1e-3)
-        location = float(ordered.mean()) - 0.5772 * scale
-        reach = -float(np.log(-np.log1p(-rate)))
+        scale = max(second / math.log(2), CALIBRATION.least_scale)
+        location = float(ordered.mean()) - 0.5772 * scale  # Euler's constant: the Gumbel distribution's mean
+        reach = -math.log(-math.log1p(-rate))
         middle = float(np.clip(location + reach * scale, *band))
         # other rates move the threshold in steps that fit the bounded one
-        scale = min(scale, max((middle - location) / reach, 0.1)) if reach > 0 else scale
-        # a typical normal pixel comes out at about 0.001, however sharp the score is
-        return Calibration(middle - reach * scale, scale, rate, middle, max((middle - typical) / 7, 1e-3))
+        scale = min(scale, max((middle - location) / reach, CALIBRATION.least_bounded_scale)) if reach > 0 else scale
+        spread = max((middle - typical) / CALIBRATION.typical_logit, CALIBRATION.least_scale)
+        return Calibration(middle - reach * scale, scale, rate, middle, spread)
 
     def level(self, rate: float) -> float:
         """The score that only this share of normal frames exceeds with a region."""
-        return self.location - self.scale * float(np.log(-np.log1p(-rate)))
+        return self.location - self.scale * math.log(-math.log1p(-rate))
 
     def threshold(self, rate: float) -> float:
         """The heatmap's threshold for a false-alarm rate; 0.5 at the rate that it was calibrated for."""
-        return float(sigmoid((self.level(rate) - self.middle) / self.spread))
+        return float(expit((self.level(rate) - self.middle) / self.spread))
 
     def heatmap(self, score: np.ndarray) -> np.ndarray:
         """float32 in [0, 1]."""
-        return sigmoid((score - self.middle) / self.spread).astype(np.float32)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-np.clip(x, -60, 60)))
+        return expit((score - self.middle) / self.spread).astype(np.float32)
 
 
 def region_level(score: np.ndarray, smallest: int) -> float:
@@ -81,32 +113,16 @@ def region_level(score: np.ndarray, smallest: int) -> float:
 
 
 def useful_band(
-    normal: np.ndarray, planted: np.ndarray, prevalence: float = 0.01, keep: float = 0.95
+    normal: np.ndarray, planted: np.ndarray, options: CalibrationOptions = CALIBRATION
 ) -> tuple[float, float]:
-    """The thresholds whose F1 is at least ``keep`` of the best, were ``prevalence`` of the pixels anomalous.
+    """The thresholds whose F1 is at least ``kept_f1`` of the best, were ``prevalence`` of the pixels anomalous.
 
     normal: scores of normal pixels; planted: scores of pixels with a planted anomaly.
     """
     levels = np.quantile(planted, np.linspace(0.01, 0.99, 197))
     hit = 1 - np.searchsorted(np.sort(planted), levels) / len(planted)
     false = 1 - np.searchsorted(np.sort(normal), levels) / len(normal)
+    prevalence = options.prevalence
     f1 = 2 * prevalence * hit / (prevalence * (1 + hit) + (1 - prevalence) * false)
-    good = levels[f1 >= keep * f1.max()]
+    good = levels[f1 >= options.kept_f1 * f1.max()]
     return float(good.min()), float(good.max())
-
-
-def logistic_fit(features: np.ndarray, labels: np.ndarray, ridge: float = 1e-3) -> np.ndarray:
-    """Logistic regression by Newton's method: features (N, D), labels (N,) in {0, 1}; returns (D + 1,), bias last."""
-    x = np.column_stack([features, np.ones(len(features))]).astype(np.float64)
-    weights = np.zeros(x.shape[1])
-    penalty = ridge * len(x) * np.eye(x.shape[1])
-    penalty[-1, -1] = 0
-    for _ in range(25):
-        chance = sigmoid(x @ weights)
-        gradient = x.T @ (chance - labels) + penalty @ weights
-        hessian = (x * (chance * (1 - chance))[:, None]).T @ x + penalty + 1e-6 * np.eye(x.shape[1])
-        step = np.linalg.solve(hessian, gradient)
-        weights -= np.clip(step, -5, 5)
-        if np.abs(step).max() < 1e-6:
-            break
-    return weights

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from omniad_ros.core.feedback import Progress, quiet
 from omniad_ros.detection.anomalies import Pair
-from omniad_ros.detection.device import device, learning
+from omniad_ros.detection.device import device, training_precision
 from omniad_ros.detection.student import CompactTeacher, Residual, convolution
 
 BUNDLED = Path(__file__).parent / "weights" / "comparison.safetensors"
@@ -107,9 +108,8 @@ class Fusion(nn.Module):
         a, b = self.project(frame), self.project(reference)
         parts = [a, b, (a - b).abs()]
         if self.radii:
-            with (
-                torch.no_grad()
-            ):  # the projections learn through the other parts; 25 shifts backward would double the cost
+            # the projections learn through the other parts; 25 shifts backward would double the cost
+            with torch.no_grad():
                 parts.append(shifted_distances(a, b, self.radii))
         return self.mix(torch.cat(parts, dim=1))
 
@@ -192,35 +192,48 @@ def comparison_loss(logits: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
     return 4 * entropy + 0.5 * dice
 
 
+@dataclass(frozen=True)
+class ComparisonTraining:
+    """How the comparison learns: steps of ``batch`` pairs; rate: its highest, reached after ``warm_up`` steps, from where a cosine
+    brings it down to a share of ``last``; weight_decay; largest_gradient: a norm above it is cut. The site's rates are
+    `training.TrainingOptions`'; the rest is usual for AdamW and never was tuned."""
+
+    steps: int
+    rate: float
+    batch: int = 8
+    warm_up: int = 30
+    last: float = 0.02
+    weight_decay: float = 1e-4
+    largest_gradient: float = 1.0
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step."""
+        falling = 0.5 * (1 + np.cos(np.pi * step / self.steps))
+        return self.rate * min(1.0, (step + 1) / self.warm_up) * (self.last + (1 - self.last) * falling)
+
+
 def fit(
-    network: ComparisonNetwork,
-    sample: Callable[[], Pair],
-    steps: int,
-    rate: float,
-    batch: int = 8,
-    progress: Progress = quiet,
+    network: ComparisonNetwork, sample: Callable[[], Pair], training: ComparisonTraining, progress: Progress = quiet
 ) -> float:
     """Train in place on what ``sample`` gives (crops of one size, sides multiples of 32); returns the mean loss of the last tenth."""
-    where = device()
+    where, steps = device(), training.steps
     network.to(where, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=training.rate, weight_decay=training.weight_decay)
     late = []
     with ThreadPoolExecutor(1) as worker:  # draws the next batch while the network learns from this one
-        ahead = worker.submit(_batch, sample, batch)
+        ahead = worker.submit(_batch, sample, training.batch)
         for step in range(steps):
-            x, mask, weight = ahead.result()
-            ahead = worker.submit(_batch, sample, batch)
+            drawn = ahead.result()
+            ahead = worker.submit(_batch, sample, training.batch)
             for group in optimizer.param_groups:
-                group["lr"] = (
-                    rate * min(1.0, (step + 1) / 30) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
-                )
-            x, mask, weight = (tensor.to(where) for tensor in (x, mask, weight))
-            with learning(where):
+                group["lr"] = training.rate_at(step)
+            x, mask, weight = (tensor.to(where) for tensor in drawn)
+            with training_precision(where):
                 logits = network(x)
             loss = comparison_loss(logits.float(), mask, weight)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(network.parameters(), training.largest_gradient)
             optimizer.step()
             if step >= int(0.9 * steps):
                 late.append(loss.item())

@@ -16,13 +16,13 @@ def device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
 
 
-def looking(where: torch.device) -> torch.autocast:
-    """The precision of inference: half on a GPU, full on a CPU."""
+def inference_precision(where: torch.device) -> torch.autocast:
+    """Autocast for inference: half precision on a GPU, full on a CPU."""
     return torch.autocast("cuda", enabled=where.type == "cuda")
 
 
-def learning(where: torch.device) -> torch.autocast:
-    """The precision of training: bfloat16 where the processor multiplies it natively, which about halves the time, else full."""
+def training_precision(where: torch.device) -> torch.autocast:
+    """Autocast for training: bfloat16 where the processor multiplies it natively, which about halves the time, else full."""
     if where.type == "cuda":
         return torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())

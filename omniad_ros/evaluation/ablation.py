@@ -61,7 +61,7 @@ def _distilled(
     """A student of these images, as a function from a frame to its heatmap."""
     import torch
 
-    from omniad_ros.detection.detector import finished
+    from omniad_ros.detection.networks import Networks
     from omniad_ros.detection.student import choose_backbone, load_teacher, untrained_like
     from omniad_ros.detection.training import train_student
 
@@ -69,7 +69,7 @@ def _distilled(
     teacher, _ = load_teacher(*choose_backbone(options.backbone, options.teacher_weights))
     teacher = untrained_like(teacher) if random else teacher
     student, _ = train_student(teacher, images, options, progress)
-    networks = finished(teacher, student, None)
+    networks = Networks.for_inference(teacher, student, None)
     # a sum of three cosine distances lies in [0, 6]; the metrics only look at the order
     return lambda frame: np.clip(networks.distillation_scores([frame])[0] / 6, 0, 1)
 

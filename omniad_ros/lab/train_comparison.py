@@ -2,7 +2,8 @@
 
 PAIRS is a folder written by ``python -m omniad_ros.lab.pairs``: table-top pictures from one pose, normal and changed.
 Half of the training uses them; the other half collages of photographs and textures. The reference is made to look as if
-a radiance field had rendered it (`anomalies.rendered`), or as photographs redraw it (`anomalies.recalled`). Run after `train_teacher`, from whose first stages it starts.
+a radiance field had rendered it (`anomalies.rendered`), or as photographs redraw it (`anomalies.redrawn`). Run after
+`train_teacher`, from whose first stages it starts.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from omniad_ros.detection.anomalies import (
     cropped,
     drawn_shape,
     nuisances,
-    recalled,
+    redrawn,
     rendered,
     shading,
     with_anomalies,
 )
-from omniad_ros.detection.comparison import BUNDLED, ComparisonNetwork, fit
+from omniad_ros.detection.comparison import BUNDLED, ComparisonNetwork, ComparisonTraining, fit
 from omniad_ros.detection.pictures import noise, picture
 
 HEIGHT, WIDTH = 240, 320
@@ -63,7 +64,7 @@ def sampler(folder: Path, rng: np.random.Generator) -> Callable[[], Pair]:
         severity, photographs = rng.uniform(0.1, 1.3), rng.random() < 0.7
 
         def referred(image: np.ndarray) -> np.ndarray:
-            return recalled(rng, image, severity) if photographs else rendered(rng, image, severity)
+            return redrawn(rng, image, severity) if photographs else rendered(rng, image, severity)
 
         if rng.random() < 0.5:
             if rng.random() < 0.08:
@@ -116,9 +117,8 @@ def main() -> None:
     fit(
         network,
         sampler(arguments.pairs, np.random.default_rng(arguments.seed)),
-        arguments.steps,
-        arguments.rate,
-        progress=report,
+        ComparisonTraining(arguments.steps, arguments.rate),
+        report,
     )
     print(f"wrote {arguments.out}")
 
