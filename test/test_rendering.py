@@ -236,7 +236,8 @@ def test_a_finished_nerfstudio_run_is_imported(survey, tmp_path):
 
     from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 
-    from omniad_ros.reference.trainer import method_config, silent_nerfstudio
+    from omniad_ros.reference.configuration import method_config
+    from omniad_ros.reference.trainer import silent_nerfstudio
     from omniad_ros.site import write_transforms
 
     data = tmp_path / "data"

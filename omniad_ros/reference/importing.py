@@ -15,8 +15,9 @@ import numpy as np
 
 from omniad_ros.core.feedback import OmniadError, Progress, quiet
 from omniad_ros.core.geometry import Pose
+from omniad_ros.reference.configuration import method_config
 from omniad_ros.reference.nerfstudio_field import NerfstudioField, place_in_unit_box
-from omniad_ros.reference.trainer import method_config, silent_nerfstudio
+from omniad_ros.reference.trainer import silent_nerfstudio
 from omniad_ros.site import PosedImages
 
 LEAST_COMMON = 5
@@ -66,7 +67,7 @@ def import_field(
         field = NerfstudioField(model.to(device).eval(), transform, scale)
         trained = [i for i in range(len(images)) if Path(images.names[i]).name in theirs]
         progress(0.5, "rendering the depth of each view")
-        field.remember_depths(images.camera.fitted(longest_side).fitted(80), [images.poses[i] for i in trained])
+        field.examine(images.camera.fitted(longest_side).fitted(80), [images.poses[i] for i in trained])
         info = {"method": config.method_name, "views": len(outputs.image_filenames), "steps": step}
         field.save(out, {**info, "options": options})
     progress(1.0, "nerfstudio run imported")

@@ -3,57 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
-import json
 import sys
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from omniad_ros.core.feedback import OmniadError, Progress
+from omniad_ros.core.feedback import Progress
 from omniad_ros.core.files import sha256, write_atomically
+from omniad_ros.reference.optimizing import rebind
 
 CHECKPOINT = ".checkpoint"
 """Within the output directory: an interrupted training goes on from it."""
 CHECKPOINT_SECONDS = 30.0
 MOMENTS = "optimizers/"
 """Prefix of the optimizers' tensors in a checkpoint."""
-
-
-def method_config(method: str, options: Sequence[str]):
-    """nerfstudio's configuration of a method (or of an installed plug-in) with options set.
-
-    Raises OmniadError where there is no such method or option.
-    """
-    if method == "grid-field":
-        from omniad_ros.reference.method import grid_field
-
-        config = copy.deepcopy(grid_field.config)
-    else:
-        from nerfstudio.configs.method_configs import all_methods
-
-        if method not in all_methods:
-            raise OmniadError(f"nerfstudio has no method '{method}'; it has {', '.join(sorted(all_methods))}")
-        config = copy.deepcopy(all_methods[method])
-    _set_options(config, options)
-    return config
-
-
-def check_method(method: str, options: Sequence[str]) -> None:
-    """Raise OmniadError where there is no such method or option, or it cannot be trained on this machine."""
-    import torch
-
-    with silent_nerfstudio():
-        config = method_config(method, options)
-    if config.max_num_iterations < 1:
-        raise OmniadError(
-            f"--max-num-iterations {config.max_num_iterations}: a field needs at least one step, and some thousands to be good"
-        )
-    if "splat" in method and not torch.cuda.is_available():
-        raise OmniadError(f"'{method}' needs a CUDA GPU, and this machine has none; use --field grid-field")
 
 
 def trainer(config, data: Path, out: Path, device: str, progress: Progress, work: Callable[[float], float] = float):
@@ -103,15 +69,6 @@ def trainer(config, data: Path, out: Path, device: str, progress: Progress, work
     config.machine.device_type = device
     identity = hashlib.sha256(repr((config.max_num_iterations, config.pipeline, _listing(data))).encode()).hexdigest()
     return config.setup(local_rank=0, world_size=1)
-
-
-def rebind(optimizers, groups: dict[str, list]) -> None:
-    """Tell nerfstudio's optimizers of parameters that took the place of others; their moments start anew."""
-    for name, parameters in groups.items():
-        if any(old is not new for old, new in zip(optimizers.parameters[name], parameters, strict=True)):
-            optimizers.optimizers[name].param_groups[0]["params"] = parameters
-            optimizers.optimizers[name].state.clear()
-            optimizers.parameters[name] = parameters
 
 
 @contextlib.contextmanager
@@ -205,30 +162,3 @@ def tensors(model) -> dict:
 
 def _listing(data: Path) -> list[tuple[str, str]]:
     return [(path.name, sha256(path)) for path in sorted(data.rglob("*")) if path.is_file()]
-
-
-def _set_options(config, options: Sequence[str]) -> None:
-    """Set ``--dotted.name value`` pairs on a nerfstudio config, converted to the type that is there."""
-    words = [word for option in options for word in (option.split("=", 1) if option.startswith("--") else [option])]
-    if len(words) % 2:
-        raise OmniadError(f"nerfstudio's options come in pairs '--name value', not '{' '.join(options)}'")
-    for name, value in zip(words[::2], words[1::2], strict=True):
-        target = config
-        *path, last = name.lstrip("-").replace("-", "_").split(".")
-        for part in path:
-            target = getattr(target, part, None)
-        # names that begin with an underscore say what class to build: not for a site's field.json to choose
-        if (
-            not name.startswith("--")
-            or any(part.startswith("_") for part in (*path, last))
-            or not hasattr(target, last)
-        ):
-            raise OmniadError(f"nerfstudio's {config.method_name} has no option {name}")
-        before = getattr(target, last)
-        try:
-            parsed = (
-                value if isinstance(before, str) else json.loads(value.lower() if isinstance(before, bool) else value)
-            )
-            setattr(target, last, parsed if before is None else type(before)(parsed))
-        except (TypeError, ValueError):
-            raise OmniadError(f"'{value}' is no value for nerfstudio's option {name}") from None

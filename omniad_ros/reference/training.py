@@ -12,10 +12,11 @@ import numpy as np
 
 from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.core.images import write_image
+from omniad_ros.reference.configuration import check_method, method_config
 from omniad_ros.reference.coverage import examine
 from omniad_ros.reference.grid_field import GridField
 from omniad_ros.reference.space import OBSERVATIONS
-from omniad_ros.reference.trainer import CHECKPOINT, check_method, method_config, seeded, silent_nerfstudio, trainer
+from omniad_ros.reference.trainer import CHECKPOINT, seeded, silent_nerfstudio, trainer
 from omniad_ros.site import PosedImages, SparsePoints, write_transforms
 
 
@@ -101,7 +102,7 @@ def _train_other(method, options, data, out, camera, poses, progress) -> dict:
             run.pipeline.model.eval(), outputs.dataparser_transform.numpy(), outputs.dataparser_scale
         )
         progress(0.97, "rendering the depth of each view")
-        field.remember_depths(camera.fitted(80), poses)
+        field.examine(camera.fitted(80), poses)
         field.save(out, {"method": method, "options": list(options), "views": len(poses)})
     return {"steps": run.steps}
 
