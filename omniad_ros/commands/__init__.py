@@ -1,1 +1,2 @@
-"""The subcommands of `omniad`, one file each: options in, the library's function called, where its output is."""
+"""The subcommands of `omniad`, one file each: its options as a dataclass, and ``run``, which calls the library and says where
+its output is."""

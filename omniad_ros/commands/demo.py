@@ -7,16 +7,39 @@ simulator's truth. Survey and site of a seed are kept, so a second run begins wi
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from omniad_ros.building.build import build_site
+from tyro.conf import arg
+
+from omniad_ros.commands.options import CommandOptions, at_least
+from omniad_ros.commands.terminal import ProgressBar
 from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
-from omniad_ros.core.files import write_json
-from omniad_ros.evaluation import format_score, score_patrol
-from omniad_ros.site import Site
 
 OWN_FILES = ("sites", "patrol", "images", "index.html", "metrics.json")
 """What a demo folder may hold; anything else is somebody's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoCommand(CommandOptions):
+    """Options of `omniad demo`."""
+
+    seed: Annotated[int, at_least(0)] = 0
+    """Which simulated site."""
+    out: Annotated[Path, arg(metavar="DIR")] = Path("omniad_demo")
+    """Where index.html and metrics.json go."""
+
+    @property
+    def goes_on(self) -> bool:
+        return True
+
+
+def run(options: DemoCommand) -> None:
+    with ProgressBar() as progress:
+        table = run_demo(options.out, options.seed, progress)
+    print(table)
+    print(f"Report: {options.out / 'index.html'}\nFigures: {options.out / 'metrics.json'}")
 
 
 def run_demo(out: Path, seed: int = 0, progress: Progress = quiet) -> str:
@@ -24,9 +47,13 @@ def run_demo(out: Path, seed: int = 0, progress: Progress = quiet) -> str:
 
     Raises OmniadError where ``out`` holds other things or a part of the chain fails.
     """
+    from omniad_ros.building.build import build_site
+    from omniad_ros.core.files import write_json
+    from omniad_ros.evaluation import format_score, score_patrol
     from omniad_ros.lab import apart
     from omniad_ros.report import write_report
     from omniad_ros.ros.recorded_patrol import read_patrol, run_patrol
+    from omniad_ros.site import Site
 
     if out.exists() and not out.is_dir():
         raise OmniadError(f"{out} is a file; choose a folder")

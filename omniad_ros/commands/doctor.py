@@ -10,6 +10,17 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from omniad_ros.commands.options import CommandOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorCommand(CommandOptions):
+    """Options of `omniad doctor`."""
+
+
+def run(options: DoctorCommand) -> None:
+    print(format_findings(examine()))
+
 
 @dataclass(frozen=True)
 class Finding:

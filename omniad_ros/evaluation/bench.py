@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import platform
 import resource
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from omniad_ros.core.feedback import Progress, quiet
+from omniad_ros.core.feedback import OmniadError, Progress, quiet
+from omniad_ros.core.files import read_json, sha256, write_json
 from omniad_ros.core.geometry import Pose
 from omniad_ros.patrol.pipeline import InspectionOptions, Inspector
 from omniad_ros.site import Site
@@ -34,33 +35,52 @@ class BenchOptions:
     seed: int = 0
 
 
-def bench(site_path: Path, options: BenchOptions | None = None, progress: Progress = quiet) -> dict:
+@dataclass
+class TimedFrames:
+    """What was measured so far. of: the site's digest, the options and the machine; ms: one of each frame a stage; localized: of
+    how many frames; memory_mb: at most."""
+
+    of: str
+    ms: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
+    localized: int = 0
+    memory_mb: int = 0
+
+    def __len__(self) -> int:
+        return min(map(len, self.ms.values()))
+
+
+def bench(
+    site_path: Path, options: BenchOptions | None = None, progress: Progress = quiet, partial: Path | None = None
+) -> dict:
     """Time the inspection of a site's survey images.
 
+    partial: a file that keeps the frames that were timed, so that the same bench goes on after an interruption; the caller
+    removes it when the figures are safe.
     Returns ``{"machine", "images", "size", "ms": {stage: {"median", "p95"}}, "fps", "localized", "memory_mb"}``.
     """
     options = options or BenchOptions()
     site = Site.open(site_path)
     mapped = site.mapped
     inspector = Inspector(site, options=InspectionOptions(tracking=True))
-    generator = np.random.default_rng(options.seed)
     indices = np.linspace(0, len(mapped) - 1, options.frames + options.warmup).astype(int)
-    scale = map_scale(mapped.poses)
-    times: dict[str, list[float]] = {stage: [] for stage in STAGES}
-    localized = 0
-    for step, index in enumerate(indices):
+    priors = _priors([mapped.poses[index] for index in indices], map_scale(mapped.poses), options)
+    timed = _timed_before(partial, f"{sha256(site.path / 'site.json')} {asdict(options)} {machine()}")
+    # the machine is warm only after its first frames, so these come again where a bench goes on
+    steps = [*range(options.warmup), *range(options.warmup + len(timed), len(indices))]
+    for step in steps:
         progress(step / len(indices), "inspecting survey images")
-        turn = Rotation.from_rotvec(np.radians(generator.normal(0, options.prior_noise_deg, 3))).as_matrix()
-        shift = generator.normal(0, options.prior_noise_m * scale, 3)
-        prior = Pose(mapped.poses[index].rotation @ turn, mapped.poses[index].translation + shift)
-        inspection = inspector.inspect(mapped.image(index), mapped.camera, prior, stamp=float(step))
-        if step >= options.warmup:
-            localized += inspection.localization.pose is not None
-            for stage in STAGES:
-                times[stage].append(inspection.ms[stage])
+        inspection = inspector.inspect(mapped.image(indices[step]), mapped.camera, priors[step], stamp=float(step))
+        if step < options.warmup:
+            continue
+        timed.localized += inspection.localization.pose is not None
+        for stage in STAGES:
+            timed.ms[stage].append(inspection.ms[stage])
+        timed.memory_mb = max(timed.memory_mb, round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        if partial is not None:
+            write_json(partial, asdict(timed))
     ms = {
         s: {"median": round(float(np.median(t)), 1), "p95": round(float(np.percentile(t, 95)), 1)}
-        for s, t in times.items()
+        for s, t in timed.ms.items()
     }
     return {
         "machine": machine(),
@@ -68,9 +88,29 @@ def bench(site_path: Path, options: BenchOptions | None = None, progress: Progre
         "size": f"{mapped.camera.width}x{mapped.camera.height}",
         "ms": ms,
         "fps": round(1e3 / ms["total"]["median"], 2),
-        "localized": localized / options.frames,
-        "memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "localized": timed.localized / options.frames,
+        "memory_mb": timed.memory_mb,
     }
+
+
+def _priors(poses: list[Pose], scale: float, options: BenchOptions) -> list[Pose]:
+    """Where odometry says that each frame is."""
+    generator = np.random.default_rng(options.seed)
+    priors = []
+    for pose in poses:
+        turn = Rotation.from_rotvec(np.radians(generator.normal(0, options.prior_noise_deg, 3))).as_matrix()
+        shift = generator.normal(0, options.prior_noise_m * scale, 3)
+        priors.append(Pose(pose.rotation @ turn, pose.translation + shift))
+    return priors
+
+
+def _timed_before(partial: Path | None, of: str) -> TimedFrames:
+    """What an interrupted run of this very bench has measured; nothing where there is none."""
+    try:
+        before = read_json(partial, TimedFrames) if partial is not None else None
+    except OmniadError:
+        return TimedFrames(of)
+    return before if before is not None and before.of == of and set(before.ms) == set(STAGES) else TimedFrames(of)
 
 
 def format_bench(result: dict) -> str:

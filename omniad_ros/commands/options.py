@@ -1,0 +1,164 @@
+"""Options that several subcommands share, and the kinds of values that tyro does not know by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Fixed, Suppress, arg, create_mutex_group
+from tyro.constructors import PrimitiveConstructorSpec
+
+from omniad_ros.core.feedback import OmniadError
+
+if TYPE_CHECKING:
+    from omniad_ros.building.build import BuildOptions
+    from omniad_ros.recordings.bag import BagOptions
+
+LARGEST = 2**31 - 1
+"""The largest whole number that every library takes, for a seed as for a size."""
+
+
+def unset(metavar: str) -> object:
+    """An option without a default to be named in the help."""
+    return arg(metavar=metavar, help_behavior_hint="")
+
+
+Flag = Annotated[bool, arg(help_behavior_hint="")]
+
+
+def at_least(least: int) -> PrimitiveConstructorSpec:
+    """A whole number from ``least`` to LARGEST."""
+
+    def read(words: list[str]) -> int:
+        try:
+            number = int(words[0])
+        except ValueError:
+            raise ValueError(f"'{words[0]}' is not a whole number") from None
+        if not least <= number <= LARGEST:
+            raise ValueError(f"{number} is out of range, {least} is the least")
+        return number
+
+    return PrimitiveConstructorSpec(1, "INT", read, lambda value: isinstance(value, int), lambda value: [str(value)])
+
+
+def numbers(count: int) -> PrimitiveConstructorSpec:
+    """So many numbers, or None."""
+
+    def read(words: list[str]) -> tuple[float, ...]:
+        try:
+            return tuple(map(float, words))
+        except ValueError:
+            raise ValueError(f"'{' '.join(words)}' are not {count} numbers") from None
+
+    return PrimitiveConstructorSpec(count, "N", read, lambda value: True, lambda value: [str(value)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandOptions:
+    """What every subcommand takes."""
+
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the same command goes on where an interruption stopped it."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingOptions:
+    """Which topics of a bag are read, and where its camera is."""
+
+    image: Annotated[str | None, unset("TOPIC")] = None
+    """A bag's topic of the images; found by its type if not given."""
+    camera_info: Annotated[str | None, unset("TOPIC")] = None
+    """A bag's topic of the calibration; found by its type if not given."""
+    odom: Annotated[str | None, unset("TOPIC")] = None
+    """A bag's topic of the odometry; found by its type if not given."""
+    camera_xyz: Annotated[tuple[float, float, float] | None, numbers(3), unset("X Y Z")] = None
+    """Place of the camera on the robot in metres, instead of what /tf_static says."""
+    camera_rpy: Annotated[tuple[float, float, float] | None, numbers(3), unset("R P Y")] = None
+    """Roll, pitch and yaw of its body (x forward, z up) in radians."""
+
+    def bag_options(self) -> BagOptions:
+        from omniad_ros.recordings.bag import BagOptions, mounted
+
+        xyz, rpy = self.camera_xyz, self.camera_rpy
+        mount = mounted(xyz or (0, 0, 0), rpy or (0, 0, 0)) if xyz or rpy else None
+        return BagOptions(self.image, self.camera_info, self.odom, mount)
+
+
+KNOWN_LENGTH = create_mutex_group(required=False, title="a known length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteOptions:
+    """How a site is built."""
+
+    field: Annotated[str | None, unset("METHOD")] = None
+    """nerfstudio method of the radiance field: grid-field (default without a GPU), nerfacto (default with one), splatfacto, ..."""
+    nerfstudio_run: Annotated[Path | None, unset("DIR")] = None
+    """Take over the field of a finished nerfstudio run on these images; its files can run code, so only your own."""
+    features: Annotated[str, arg(metavar="NAME")] = "sift"
+    """Local features of the map: sift, aliked (where pycolmap can run it), or hloc/EXTRACTOR/MATCHER[/RETRIEVAL] by hloc's names, e.g. hloc/superpoint_max/superpoint+lightglue/netvlad."""
+    baseline: Annotated[tuple[str, str, str] | None, unset("IMAGE IMAGE METRES"), KNOWN_LENGTH] = None
+    """Distance between the cameras of two survey images, where no odometry gives the map its scale."""
+    distance: Annotated[
+        tuple[str, str, str, str, str, str, str] | None, unset("IMAGE U V IMAGE U V METRES"), KNOWN_LENGTH
+    ] = None
+    """The same between what two pixels of survey images show."""
+    teacher: Annotated[str | None, unset("NAME")] = None
+    """Backbone of the detector's teacher: resnext50_32x4d, wide_resnet50_2, resnet34, resnet18, dinov2_vits14 or dinov2_vitb14 (by timm), or compact, the bundled one (default: ImageNet weights where torch's cache has them, else compact)."""
+    teacher_weights: Annotated[Path | None, unset("FILE")] = None
+    """The teacher's weights (torchvision's .pth, or safetensors)."""
+    plain: Flag = False
+    """Reverse distillation as published: no attention, novel views or reference comparison."""
+    longest_side: Annotated[int, at_least(64)] = 320
+    """Pixels at which field and detector are trained."""
+    seed: Annotated[int, at_least(0)] = 0
+    """Of everything random."""
+
+    def build_options(self, nerfstudio_options: Sequence[str]) -> BuildOptions:
+        """Raises OmniadError where a known length is none."""
+        from omniad_ros.building.build import BuildOptions
+        from omniad_ros.reference import default_method
+
+        run, weights = self.nerfstudio_run, self.teacher_weights
+        detector = {"attention": False, "use_novel": False, "comparison": False} if self.plain else {}
+        detector |= {"backbone": self.teacher} if self.teacher else {}
+        detector |= {"teacher_weights": str(weights.resolve())} if weights else {}
+        return BuildOptions(
+            field=self.field or default_method(),
+            field_options=tuple(nerfstudio_options),
+            longest_side=self.longest_side,
+            detector=tuple(detector.items()),
+            seed=self.seed,
+            nerfstudio_run=str(run.resolve()) if run else "",
+            features=self.features,
+            distance=self._known_distance(),
+        )
+
+    def _known_distance(self) -> tuple | None:
+        """(images, metres, pixels or None), as `BuildOptions.distance` wants it."""
+        try:
+            if self.baseline:
+                first, second, metres = self.baseline
+                return (first, second), float(metres), None
+            if self.distance:
+                first, u, v, second, x, y, metres = self.distance
+                return (first, second), float(metres), ((float(u), float(v)), (float(x), float(y)))
+        except ValueError:
+            raise OmniadError("a known distance is given in metres and its places in pixels, as numbers") from None
+        return None
+
+
+NerfstudioOptions = Annotated[tuple[str, ...], Fixed, Suppress]
+"""The words that are not omniad's own; `cli` puts them here."""
+
+NERFSTUDIO_HELP = (
+    "Further options are nerfstudio's own, as for ns-train (--max-num-iterations 5000 --pipeline.model.far-plane 50); "
+    "give them last."
+)
