@@ -12,10 +12,11 @@ from safetensors.numpy import load_file
 from scipy.spatial.transform import Rotation
 
 from omniad_ros.core.feedback import OmniadError
-from omniad_ros.core.geometry import Pose, similarity
+from omniad_ros.core.geometry import BODY_FROM_OPTICAL, Pose, similarity
 from omniad_ros.core.images import read_image, write_image
 from omniad_ros.mapping import KnownDistance, Localizer, MapOptions, build_map, named_source
 from omniad_ros.mapping.alignment import align_poses
+from omniad_ros.mapping.priors import PriorLimits, fit_priors
 from omniad_ros.recordings import read_survey, write_survey
 from omniad_ros.site import PosedImages, SparsePoints, read_transforms
 
@@ -138,7 +139,7 @@ def test_odometry_that_drifts(survey, tmp_path):
     scale, rotation, _ = similarity(
         np.array([p.translation for p, _ in pairs]), np.array([t.translation for _, t in pairs])
     )
-    assert info["registered"] >= 0.9 * len(survey) and abs(scale - 1) < 0.02
+    assert info["registered"] >= 0.9 * len(survey) and abs(scale - 1) < 0.02 and info["scale"] == "prior poses"
     assert np.degrees(np.arccos(rotation[2, 2])) < 1.0  # gravity
     assert np.median([p.distance(t)[0] for p, t in pairs]) < 0.08
 
@@ -158,6 +159,47 @@ def test_the_scale_is_that_of_the_motions():
     turn = Rotation.random(random_state=0).as_matrix()
     mapped = [Pose(turn @ p.rotation, 0.4 * turn @ p.translation + [1.0, 2.0, 3.0]) for p in path(1.0)]
     assert 0.4 * align_poses(mapped, odometry).scale == pytest.approx(1.0, abs=0.005)
+    for turned in (1.05, 1.2):  # 25 and 100 degrees too far in the end: bad odometry, and still odometry
+        assert fit_priors(
+            mapped, [displaced(pose, random, 0.005, 0.5) for pose in path(turned)], PriorLimits()
+        ).alignment
+
+
+FLIPPED = np.diag([1.0, -1.0, -1.0])
+WRONG = {
+    "OpenCV's axes": lambda p: Pose(p.rotation @ FLIPPED, p.translation),
+    "inverted": lambda p: Pose(p.rotation @ FLIPPED, p.translation).inverse(),
+    "robot's body": lambda p: Pose(p.rotation @ BODY_FROM_OPTICAL.T, p.translation),
+    "other axes than their rotations": lambda p: Pose(p.rotation, p.translation[[0, 2, 1]] * [1, -1, 1]),
+    "at one place": lambda p: Pose(p.rotation, np.ones(3)),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_poses_in_another_convention_give_no_scale(survey, wrong):
+    """They are recognised in spite of noise, and named; nothing is converted."""
+    random = np.random.default_rng(0)
+    turn = Rotation.random(random_state=0).as_matrix()
+    mapped = [Pose(turn @ p.rotation, 0.4 * turn @ p.translation + [1.0, 2.0, 3.0]) for p in survey.poses]
+    noise = 0.0 if wrong == "at one place" else 0.01
+    priors = [displaced(WRONG[wrong](pose), random, noise, 1.0) for pose in survey.poses]
+    fit = fit_priors(mapped, priors, PriorLimits())
+    assert fit.alignment is None and wrong in fit.doubt and "\n" not in fit.doubt
+
+
+@pytest.mark.parametrize("wrong", ["OpenCV's axes", "at one place"])
+def test_a_map_of_poses_in_another_convention_says_so(survey, tmp_path, caplog, wrong):
+    with caplog.at_level("WARNING"):
+        info = build_map(with_poses(survey, map(WRONG[wrong], survey.poses)), tmp_path / "map")
+    assert info["scale"] == "unknown" and info["prior_fit"] is None and info["registered"] >= 0.7 * len(survey)
+    assert [wrong in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_poses_in_millimetres_are_doubted(survey, tmp_path, caplog):
+    millimetres = [Pose(p.rotation, 1000 * p.translation) for p in survey.poses]
+    with caplog.at_level("WARNING"):
+        build_map(with_poses(survey, millimetres), tmp_path / "map")
+    assert ["millimetres" in record.getMessage() for record in caplog.records] == [True]
 
 
 def test_no_odometry(survey, tmp_path):

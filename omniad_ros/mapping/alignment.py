@@ -49,7 +49,7 @@ def align_poses(poses: Sequence[Pose], priors: Sequence[Pose]) -> Similarity:
     if len(poses) < 2 or spread < 1e-9 or np.ptp(target, axis=0).max() < 1e-6:
         raise ValueError("the camera hardly moved, so the prior poses do not give the scale")
 
-    rotation = _robust_mean(relative)
+    rotation = robust_mean(relative)
     scale = _scale(poses, priors)
     if scale is None:  # orientations and positions contradict each other: their extents say it
         scale = np.linalg.norm(target - np.median(target, axis=0), axis=1).mean()
@@ -141,7 +141,7 @@ def upright(poses: Sequence[Pose], points: np.ndarray) -> Similarity:
     return Similarity(float(scale), turn, -scale * turn @ middle)
 
 
-def _robust_mean(rotations: Rotation) -> Rotation:
+def robust_mean(rotations: Rotation) -> Rotation:
     mean = rotations.mean()
     for _ in range(10):
         distance = (mean.inv() * rotations).magnitude()

@@ -7,6 +7,7 @@ reconstruction) are kept and points are triangulated at them; this also works fo
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.core.files import read_json, write_json
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.mapping import colmap
-from omniad_ros.mapping.alignment import Similarity, align_poses, upright
+from omniad_ros.mapping.alignment import upright
 from omniad_ros.mapping.features import (
     FEATURES,
     LOOKS,
@@ -34,9 +35,12 @@ from omniad_ros.mapping.features import (
 )
 from omniad_ros.mapping.known_distance import KnownDistance, check_distance, scale_to
 from omniad_ros.mapping.pairs import choose_pairs
+from omniad_ros.mapping.priors import PriorLimits, doubtful_unit, fit_priors
 from omniad_ros.mapping.retrieval import VOCABULARY_SAMPLE, learn_vocabulary, vlad
 from omniad_ros.mapping.sift import SiftSource
 from omniad_ros.site import PosedImages, write_transforms
+
+logger = logging.getLogger(__name__)
 
 MIN_IMAGES = 3
 MIN_SHARE, MIN_POINTS = 0.25, 20
@@ -49,23 +53,27 @@ TRIES, ENOUGH = 5, 0.5
 class MapOptions:
     """source: the kind of local features; refine_focal: the survey's focal length is a guess, find the true one;
     cameras: one an image, where they differ (the survey's camera is not looked at then); distance: a length that gives the
-    scale, whatever the prior poses say.
+    scale, whatever the prior poses say; priors: up to where prior poses are believed.
     """
 
     source: FeatureSource = field(default_factory=SiftSource)
     refine_focal: bool = False
     cameras: tuple[Camera, ...] = ()
     distance: KnownDistance | None = None
+    priors: PriorLimits = field(default_factory=PriorLimits)
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """A model in the map frame, how its scale was found, and how well it fits the prior poses (medians, None: no priors)."""
+    """A model in the map frame, how its scale was found, how well it fits the prior poses (medians, None: these were not used),
+    and in ``doubt`` a sentence where they were refused.
+    """
 
     model: pycolmap.Reconstruction
     scale: str
     position_error: float | None = None
     rotation_error: float | None = None
+    doubt: str = ""
 
 
 def build_map(survey: PosedImages, out: Path, progress: Progress = quiet, options: MapOptions | None = None) -> dict:
@@ -74,7 +82,8 @@ def build_map(survey: PosedImages, out: Path, progress: Progress = quiet, option
     survey: images of one pinhole camera with prior poses (`map_from_camera`, metres; None where there is no odometry).
     Writes ``sfm/`` (COLMAP's binary model), ``features.h5`` and ``global-features.h5`` (hloc's layout),
     ``transforms.json`` (registered images with refined poses) and ``points.safetensors`` (`SparsePoints`).
-    Returns what site.json notes: counts, reprojection error in pixels, where the scale came from.
+    Returns what site.json notes: counts, reprojection error in pixels, where the scale came from. Prior poses that do not
+    belong to the images are left aside with a warning: the scale is "unknown" then.
     Raises OmniadError where the survey cannot be registered.
     """
     options = options or MapOptions()
@@ -108,11 +117,14 @@ def build_map(survey: PosedImages, out: Path, progress: Progress = quiet, option
         colmap.match_sift(database, names, pairs, tolerances, matching)
 
     verified = colmap.verified_pairs(database)
-    workshop = _Workshop(survey, cameras, seen.keypoints, verified, database, out, tolerances, not options.refine_focal)
+    workshop = _Workshop(survey, options, cameras, seen.keypoints, verified, database, out, tolerances)
     mapped = workshop.map(part(progress, 0.7, 0.95))
     if options.distance is not None:
         scale_to(mapped.model, options.distance, names)
         mapped = replace(mapped, scale=options.distance.kind)
+    doubt = mapped.doubt or (doubtful_unit(mapped.model, options.priors) if mapped.scale == "prior poses" else "")
+    if doubt:
+        logger.warning(doubt)
     progress(0.95, "writing the map")
     info = _write(mapped, survey, seen, out)
     with open_features(out / LOOKS, "w") as file:
@@ -165,10 +177,10 @@ class _Workshop:
     """The choice between the ways to a map, and each of them."""
 
     def __init__(
-        self, survey: PosedImages, cameras: list[Camera], keypoints: list[np.ndarray], verified: list[colmap.VerifiedPair], database: Path,
-        out: Path, tolerances: colmap.Tolerances, known: bool,
+        self, survey: PosedImages, options: MapOptions, cameras: list[Camera], keypoints: list[np.ndarray],
+        verified: list[colmap.VerifiedPair], database: Path, out: Path, tolerances: colmap.Tolerances,
     ):  # fmt: skip
-        self.survey, self.cameras, self.known = survey, cameras, known
+        self.survey, self.cameras, self.known, self.priors = survey, cameras, not options.refine_focal, options.priors
         self.keypoints, self.verified, self.database, self.out, self.tolerances = (
             keypoints,
             verified,
@@ -286,21 +298,15 @@ class _Workshop:
         if not registered:
             return Mapped(model, "unknown")
         known = [i for i in registered if self.survey.poses[i - 1] is not None]
-        try:
-            fit = align_poses(
-                [colmap.pose_of(model.images[i]) for i in known], [self.survey.poses[i - 1] for i in known]
-            )
+        poses = {i: colmap.pose_of(model.images[i]) for i in registered}
+        priors = fit_priors([poses[i] for i in known], [self.survey.poses[i - 1] for i in known], self.priors)
+        if (fit := priors.alignment) is not None:
             mapped = Mapped(model, "prior poses", fit.position_error, fit.rotation_error)
-        except ValueError:
-            fit = self._upright(model, registered)
-            mapped = Mapped(model, "unknown")
+        else:
+            fit = upright(list(poses.values()), np.array([p.xyz for p in model.points3D.values()]))
+            mapped = Mapped(model, "unknown", doubt=priors.doubt)
         colmap.transform(model, fit.scale, fit.rotation, fit.translation)
         return mapped
-
-    def _upright(self, model: pycolmap.Reconstruction, registered: Sequence[int]) -> Similarity:
-        return upright(
-            [colmap.pose_of(model.images[i]) for i in registered], np.array([p.xyz for p in model.points3D.values()])
-        )
 
 
 def _possible(camera: pycolmap.Camera) -> bool:
@@ -327,6 +333,13 @@ def prior_errors(
         x, y, z = second_from_first.translation
         essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ second_from_first.rotation
         a, b = rays[pair.first][pair.matches[:, 0]], rays[pair.second][pair.matches[:, 1]]
+        if (
+            np.linalg.norm(second_from_first.translation) < 1e-9
+        ):  # no baseline, no epipolar lines: the rays must be the same
+            turned = a @ second_from_first.rotation.T
+            gap = np.linalg.norm(turned[:, :2] / np.maximum(turned[:, 2:], 1e-9) - b[:, :2], axis=1)
+            errors.append(cameras[pair.first].fx * np.median(gap))
+            continue
         forth, back = a @ essential.T, b @ essential
         norm = (forth[:, :2] ** 2).sum(1) + (back[:, :2] ** 2).sum(1)
         errors.append(cameras[pair.first].fx * np.median(np.abs((b * forth).sum(1)) / np.sqrt(np.maximum(norm, 1e-18))))
