@@ -263,7 +263,7 @@ def test_networks_stay_on_their_device_until_the_result_is_read(trained, monkeyp
     for work in (
         lambda: loaded.comparison_scores(frame, frame, view.reference.covered),
         lambda: loaded.distillation_scores([view.image]),
-        lambda: training.train_student(loaded.teacher, [view.image] * 4, OPTIONS, lambda f, m: None, student),
+        lambda: training.train_student(loaded.teacher, [view.image] * 4, OPTIONS, lambda f, m: None, start=student),
         lambda: comparison.fit(comparison.load_bundled(), pairs, comparison.ComparisonTraining(2, 1e-4, batch=2)),
     ):
         with pytest.raises(

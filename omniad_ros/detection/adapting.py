@@ -73,7 +73,11 @@ def adapt_detector(
     steps = replace(options, distillation_steps=options.adaptation_steps)
     networks = copy.deepcopy(detector.networks)  # the detector that is adapted stays as it is
     model, loss = train_student(
-        networks.teacher, [v.image for v in queries] + others, steps, part(progress, 0.1, 0.6), networks.distillation
+        networks.teacher,
+        [v.image for v in queries] + others,
+        steps,
+        part(progress, 0.1, 0.6),
+        start=networks.distillation,
     )
     facts = {"aligned_views": len(queries), "adapted_distillation_loss": round(loss, 4)}
     if networks.comparison is not None:
@@ -86,7 +90,7 @@ def adapt_detector(
     if redraws:
         views, photographs = note_false_alarms(networks, views, photographs, part(progress, 0.9, 0.93))
     calibrating = views.heldout if redraws else views.heldout[1::2]
-    scores = calibrate(networks, calibrating, views.trained, options, rng, progress=part(progress, 0.93, 1.0))
+    scores = calibrate(networks, calibrating, options, rng, others=views.trained, progress=part(progress, 0.93, 1.0))
     save_with_photographs(replace(detector, networks=networks, scores=scores), photographs, Path(out))
     return {**facts, "adaptation_seconds": round(time.monotonic() - started, 1)}
 

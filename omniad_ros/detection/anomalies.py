@@ -201,10 +201,14 @@ def with_anomalies(
     frame: np.ndarray,
     reference: np.ndarray,
     others: list[np.ndarray],
+    *,
     blur: float,
     none: float = 0.15,
 ) -> Pair:
-    """Plant up to three anomalies in a frame or its reference; ``blur`` (pixels) is how soft the reference is already."""
+    """Plant up to three anomalies in a frame or its reference.
+
+    others: images to cut from; blur: pixels by which the reference is soft already; none: how often nothing is planted.
+    """
     h, w = frame.shape[:2]
     mask, weight = np.zeros((h, w), np.float32), np.ones((h, w), np.float32)
     for _ in range(0 if rng.random() < none else rng.integers(1, 4)):

@@ -37,10 +37,10 @@ class ScoredView:
 def calibrate(
     networks: Networks,
     views: list[NormalView],
-    others: list[NormalView],
     options: DetectorOptions,
     rng: np.random.Generator,
     *,
+    others: list[NormalView],
     progress: Progress,
 ) -> Scores:
     """How the networks' scores are put together and where the threshold lies.
@@ -48,7 +48,7 @@ def calibrate(
     views: normal views of one size that no network has seen; others: further views, to cut planted anomalies from.
     Raises OmniadError where the views show nothing that the survey covers.
     """
-    normal, planted = _scored(networks, views, others, rng, progress)
+    normal, planted = _scored(networks, views, rng, others=others, progress=progress)
     smallest = max(1, round(options.smallest_region * views[0].image.shape[0] * views[0].image.shape[1]))
     distances = np.concatenate([v.raw.distances[v.counted] for v in normal])
     if not len(distances) or not any(v.pixels(True).any() for v in planted):
@@ -76,8 +76,9 @@ def calibrate(
 def _scored(
     networks: Networks,
     views: list[NormalView],
-    others: list[NormalView],
     rng: np.random.Generator,
+    *,
+    others: list[NormalView],
     progress: Progress,
     options: CalibrationOptions = CALIBRATION,
 ) -> tuple[list[ScoredView], list[ScoredView]]:

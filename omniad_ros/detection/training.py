@@ -103,7 +103,7 @@ def train_detector(
     if photographs is not None:
         views, photographs = note_false_alarms(networks, views, photographs, part(progress, 0.9, 0.93))
         calibrating = views.heldout
-    scores = calibrate(networks, calibrating, views.trained, options, rng, progress=part(progress, 0.93, 1.0))
+    scores = calibrate(networks, calibrating, options, rng, others=views.trained, progress=part(progress, 0.93, 1.0))
     save_with_photographs(
         Detector(networks, scores, options, TeacherIdentity(backbone, sha256)), photographs, Path(out)
     )
@@ -171,6 +171,7 @@ def train_student(
     images: list[np.ndarray],
     options: DetectorOptions,
     progress: Progress,
+    *,
     start: ReverseDistillation | None = None,
 ) -> tuple[ReverseDistillation, float]:
     """Bottleneck and student, trained to give back the teacher's features of normal images (H, W, 3), from ``start`` on where
