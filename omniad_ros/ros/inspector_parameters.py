@@ -94,5 +94,4 @@ class InspectorParameters:
         """The threshold these parameters ask for. Raises OmniadError for a rate that the detector does not know."""
         if self.threshold > 0:
             return self.threshold
-        detector.false_alarm_rate = self.false_alarm_rate or detector.options.false_alarm_rate
-        return detector.threshold
+        return detector.threshold_at(self.false_alarm_rate or detector.options.false_alarm_rate)
