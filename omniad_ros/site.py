@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -129,19 +129,26 @@ class SparsePoints:
     pixel: np.ndarray
 
 
-def write_transforms(path: Path, images: PosedImages, extra: dict | None = None) -> None:
-    """Write poses in nerfstudio's transforms.json format, with image paths relative to it."""
-    camera = images.camera
+def write_transforms(
+    path: Path, images: PosedImages, extra: dict | None = None, cameras: Sequence[Camera] = ()
+) -> None:
+    """Write poses in nerfstudio's transforms.json format, with image paths relative to it.
+
+    cameras: one an image, where they differ.
+    """
     frames = []
     for index, pose in enumerate(images.poses):
         frame = {"file_path": os.path.relpath(images.path(index), path.parent)}
         if pose is not None:
             frame["transform_matrix"] = pose.opengl().tolist()
-        frames.append(frame)
-    write_json(path, {
-        "camera_model": "OPENCV", "w": camera.width, "h": camera.height,
-        "fl_x": camera.fx, "fl_y": camera.fy, "cx": camera.cx, "cy": camera.cy, **(extra or {}), "frames": frames,
-    })  # fmt: skip
+        frames.append({**frame, **(_intrinsics(cameras[index]) if cameras else {})})
+    write_json(path, {"camera_model": "OPENCV", **_intrinsics(images.camera), **(extra or {}), "frames": frames})
+
+
+def _intrinsics(camera: Camera) -> dict:
+    return {
+        "w": camera.width, "h": camera.height, "fl_x": camera.fx, "fl_y": camera.fy, "cx": camera.cx, "cy": camera.cy
+    }  # fmt: skip
 
 
 def read_transforms(path: Path, inside: Path | None = None) -> PosedImages:

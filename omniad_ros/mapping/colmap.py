@@ -45,6 +45,39 @@ class Tolerances:
         return Tolerances(match=2.5 * scale, reprojection=3.0 * scale, exact=0.5 * scale)
 
 
+@dataclass(frozen=True)
+class Project:
+    """What COLMAP works on, in COLMAP's word for it.
+
+    folder: for its own files, all with names that begin with '.'; root, names: the images; cameras: one for all images, or one an
+    image; known: their focal lengths are given and no guess.
+    """
+
+    folder: Path
+    root: Path
+    names: Sequence[str]
+    cameras: Sequence[Camera]
+    known: bool
+
+    @property
+    def database(self) -> Path:
+        return self.folder / ".database.db"
+
+    @property
+    def tolerances(self) -> Tolerances:
+        return Tolerances.for_size(max(c.width for c in self.cameras), max(c.height for c in self.cameras))
+
+    def camera(self, index: int) -> Camera:
+        """Of an image."""
+        return self.cameras[index if len(self.cameras) > 1 else 0]
+
+    def write_pairs(self, pairs: np.ndarray) -> Path:
+        """A file that lists pairs (M, 2) of image indices by their names."""
+        listing = self.folder / ".pairs.txt"
+        listing.write_text("".join(f"{self.names[i]} {self.names[j]}\n" for i, j in pairs))
+        return listing
+
+
 def colmap_camera(camera: Camera, camera_id: int = 1, known: bool = True) -> pycolmap.Camera:
     """COLMAP's pinhole camera (its pixel centres are at half-integers, as ours); known: the focal length is no guess."""
     square = camera.fx == camera.fy
@@ -68,30 +101,23 @@ def pose_of(image: pycolmap.Image) -> Pose:
     return Pose.from_matrix(image.cam_from_world().matrix()).inverse()
 
 
-def empty_model(
-    cameras: Sequence[Camera], names: Sequence[str], poses: Sequence[Pose | None], known: bool = True
-) -> pycolmap.Reconstruction:
-    """A model without points. ``cameras`` holds one camera for all images, or one an image; images without pose are absent."""
+def empty_model(project: Project, poses: Sequence[Pose | None]) -> pycolmap.Reconstruction:
+    """A model without points; images without pose are absent."""
     model = pycolmap.Reconstruction()
-    for index, camera in enumerate(cameras):
-        model.add_camera_with_trivial_rig(colmap_camera(camera, index + 1, known))
-    for index, (name, pose) in enumerate(zip(names, poses)):
+    for index, camera in enumerate(project.cameras):
+        model.add_camera_with_trivial_rig(colmap_camera(camera, index + 1, project.known))
+    for index, (name, pose) in enumerate(zip(project.names, poses)):
         if pose is not None:
-            camera_id = 1 if len(cameras) == 1 else index + 1
+            camera_id = 1 if len(project.cameras) == 1 else index + 1
             image = pycolmap.Image(name=name, camera_id=camera_id, image_id=index + 1)
             model.add_image_with_trivial_frame(image, cam_from_world(pose))
     return model
 
 
-def write_database(
-    path: Path, cameras: Sequence[Camera], names: Sequence[str], features: Sequence[Features], known: bool
-) -> None:
-    """A new COLMAP database with the images and their features (descriptors only where they are SIFT's).
-
-    known: the cameras' focal lengths are given and no guess.
-    """
-    model = empty_model(cameras, names, [Pose.identity()] * len(names), known)
-    with pycolmap.Database.open(path) as database, pycolmap.DatabaseTransaction(database):
+def write_database(project: Project, features: Sequence[Features]) -> None:
+    """A new COLMAP database with the images and their features (descriptors only where they are SIFT's)."""
+    model = empty_model(project, [Pose.identity()] * len(project.names))
+    with pycolmap.Database.open(project.database) as database, pycolmap.DatabaseTransaction(database):
         for camera in model.cameras.values():
             database.write_camera(camera, use_camera_id=True)
         for rig in model.rigs.values():
@@ -108,34 +134,27 @@ def write_database(
                 database.write_descriptors(image_id, data)
 
 
-def match_sift(path: Path, names: Sequence[str], pairs: np.ndarray, tolerances: Tolerances, progress: Progress) -> None:
+def match_sift(project: Project, pairs: np.ndarray, progress: Progress) -> None:
     """Match pairs (M, 2) of image indices by their SIFT descriptors, and keep what agrees with one relative pose."""
     matching = pycolmap.FeatureMatchingOptions(num_threads=threads(), use_gpu=False)
-    verification = verification_options(tolerances)
-    listing = path.with_name(".pairs.txt")
+    verification = verification_options(project.tolerances)
     for start in range(0, len(pairs), PAIRS_A_STEP):
         progress(start / len(pairs), f"matching {len(pairs)} image pairs")
-        block = pairs[start : start + PAIRS_A_STEP]
-        listing.write_text("".join(f"{names[i]} {names[j]}\n" for i, j in block))
+        listing = project.write_pairs(pairs[start : start + PAIRS_A_STEP])
         pairing = pycolmap.ImportedPairingOptions(match_list_path=listing)
-        pycolmap.match_image_pairs(path, matching, pairing, verification, pycolmap.Device.cpu)
-    listing.unlink(missing_ok=True)
+        pycolmap.match_image_pairs(project.database, matching, pairing, verification, pycolmap.Device.cpu)
 
 
 def match_pairwise(
-    path: Path, names: Sequence[str], features: Sequence[Features], pairs: np.ndarray, source: FeatureSource, tolerances: Tolerances,
-    progress: Progress,
-) -> None:  # fmt: skip
+    project: Project, pairs: np.ndarray, progress: Progress, *, source: FeatureSource, features: Sequence[Features]
+) -> None:
     """Match pairs (M, 2) of image indices by the source's own matcher, and keep what agrees with one relative pose."""
-    listing = path.with_name(".pairs.txt")
-    with pycolmap.Database.open(path) as database:
+    with pycolmap.Database.open(project.database) as database:
         for number, (i, j) in enumerate(pairs):
             progress(0.95 * number / len(pairs), f"matching {len(pairs)} image pairs")
             database.write_matches(i + 1, j + 1, source.match(features[i], features[j]).astype(np.uint32))
     progress(0.95, "verifying the matches")
-    listing.write_text("".join(f"{names[i]} {names[j]}\n" for i, j in pairs))
-    pycolmap.verify_matches(path, listing, verification_options(tolerances))
-    listing.unlink()
+    pycolmap.verify_matches(project.database, project.write_pairs(pairs), verification_options(project.tolerances))
 
 
 def verification_options(tolerances: Tolerances) -> pycolmap.TwoViewGeometryOptions:
@@ -155,8 +174,8 @@ class VerifiedPair:
     matches: np.ndarray
 
 
-def verified_pairs(path: Path) -> list[VerifiedPair]:
-    with pycolmap.Database.open(path) as database:
+def verified_pairs(project: Project) -> list[VerifiedPair]:
+    with pycolmap.Database.open(project.database) as database:
         ids, geometries = database.read_two_view_geometries()
     pairs = []
     for pair_id, geometry in zip(ids, geometries):
@@ -193,20 +212,12 @@ def mapping_options(
     return options
 
 
-def map_incrementally(
-    path: Path,
-    images: Path,
-    out: Path,
-    count: int,
-    tolerances: Tolerances,
-    known: bool,
-    progress: Progress,
-    seed: int = SEED,
-) -> list[pycolmap.Reconstruction]:
+def map_incrementally(project: Project, progress: Progress, seed: int = SEED) -> list[pycolmap.Reconstruction]:
     """Structure from motion (Schönberger and Frahm, 2016) on verified pairs; models in their own frames.
 
-    known: the cameras' focal lengths are given and stay; seed: of the choices that the mapper leaves to chance.
+    Given focal lengths stay; seed: of the choices that the mapper leaves to chance.
     """
+    count, out = len(project.names), project.folder / f".models-{seed}"
     registered = [1]
 
     def next_image():
@@ -215,19 +226,22 @@ def map_incrementally(
 
     out.mkdir(exist_ok=True)
     models = pycolmap.incremental_mapping(
-        path, images, out, mapping_options(tolerances, known, seed), next_image_callback=next_image
+        project.database,
+        project.root,
+        out,
+        mapping_options(project.tolerances, project.known, seed),
+        next_image_callback=next_image,
     )
     return list(models.values())
 
 
-def triangulate(
-    model: pycolmap.Reconstruction, path: Path, images: Path, out: Path, tolerances: Tolerances
-) -> pycolmap.Reconstruction:
-    """The model with points triangulated from the database's verified pairs; its poses stay."""
+def triangulate(project: Project, poses: Sequence[Pose | None]) -> pycolmap.Reconstruction:
+    """A model with points triangulated from the database's verified pairs at given poses, which stay."""
+    model, out = empty_model(project, poses), project.folder / ".triangulated"
     out.mkdir(exist_ok=True)
-    options = mapping_options(tolerances)
+    options = mapping_options(project.tolerances)
     options.triangulation.ignore_two_view_tracks = False  # the poses are settled, so two views do tell a point
-    return pycolmap.triangulate_points(model, path, images, out, True, options, False)
+    return pycolmap.triangulate_points(model, project.database, project.root, out, True, options, False)
 
 
 def adjust(model: pycolmap.Reconstruction, tolerances: Tolerances, known: bool = True) -> None:
