@@ -29,9 +29,9 @@ class PriorLimits:
     """From where on prior poses are not believed.
 
     degrees: median rotation between aligned and prior poses; share: median distance between them, of the prior path's
-    median distance from its middle. An odometry that turns by 5 (10) % too much over 1.4 rounds has 6 (13) degrees and 0.13
-    (0.27); poses in a wrong convention have 60 to 180 degrees, or a share of about 1 (simulated paths: a round, an orbit, a
-    straight line, a corridor there and back).
+    median distance from its middle. The odometry of the plant rooms' robots has up to 7 degrees and 0.14 (seeds 0, 3, 5), one
+    that turns by 10 % too much over 1.4 rounds 13 and 0.27; poses in a wrong convention have 60 to 180 degrees, or a share of
+    about 1 (simulated paths: a round, an orbit, a straight line, a corridor there and back).
     drifted: degrees up to which a heading may drift over many rounds, if the motions over an eighth of the path keep to
     ``degrees`` and ``share``, and the places are off by no more than such a heading explains.
     metres: typical distance from a camera to what it sees; a robot's is less, an indoor survey's in centimetres is not.
