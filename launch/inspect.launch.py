@@ -7,6 +7,9 @@ from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
+from omniad_ros.core.feedback import OmniadError
+from omniad_ros.recordings.messages import is_rectified
+from omniad_ros.ros import topics
 from omniad_ros.ros.processes import program
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
@@ -16,8 +19,11 @@ ARGUMENTS = {
     "image": ("/camera/image_raw", "topic of the camera's images"),
     "camera_info": ("/camera/camera_info", "topic of the camera's calibration"),
     "odom": ("/odom", "topic of the odometry"),
-    "compressed": ("", "true: the camera's images are subscribed as <image>/compressed; empty: as in params_file"),
-    "rectified": ("", "true: the images are already rectified; empty: as in params_file"),
+    "compressed": (
+        "",
+        "true: the images are taken as <image>/compressed; empty: as in params_file, or by the topic's name",
+    ),
+    "rectified": ("", "true: the images are already rectified; empty: as in params_file, or by the topic's name"),
     "use_sim_time": ("false", "take the time from /clock"),
     "autostart": ("true", "false: a lifecycle manager configures and activates the nodes"),
     "renderer": ("true", "false: nerf_renderer runs elsewhere"),
@@ -42,15 +48,21 @@ def start(context) -> list:
     }
     if not Path(given["params_file"]).is_file():
         raise RuntimeError(f"params_file:={given['params_file']} is not a file")
+    try:
+        namespace = topics.check_namespace(given["namespace"])
+        remappings = [(name, topics.check_topic(given[name], namespace)) for name in ("image", "camera_info", "odom")]
+        said = given["params_file"] != ARGUMENTS["params_file"][0] and topics.says(given["params_file"], "rectified")
+    except OmniadError as error:
+        raise RuntimeError(str(error)) from None
     parameters = {"site": given["site"], "use_sim_time": flags["use_sim_time"], "autostart": flags["autostart"]}
     if given["rectified"]:
         parameters["rectified"] = flags["rectified"]
-    remappings = [(topic, given[topic]) for topic in ("image", "camera_info", "odom")]
-    remappings.append(("image/compressed", f"{given['image']}/compressed"))
+    elif not said:
+        parameters["rectified"] = is_rectified(given["image"])
 
     def node(name: str, **extra) -> Node:
         return Node(
-            **program(name), name=name, namespace=given["namespace"], output="screen", remappings=remappings,
+            **program(name), name=name, namespace=namespace, output="screen", remappings=remappings,
             parameters=[given["params_file"], {**parameters, **extra}], ros_arguments=["--log-level", given["log_level"]],
         )  # fmt: skip
 
@@ -58,7 +70,7 @@ def start(context) -> list:
     if given["renderer"].lower() in ("true", "1", "yes"):
         nodes.append(node("nerf_renderer"))
     if given["rviz"].lower() in ("true", "1", "yes"):
-        nodes.append(rviz(given["namespace"]))
+        nodes.append(rviz(namespace))
     return nodes
 
 

@@ -1,5 +1,7 @@
-"""What only a ROS distribution has, tf2_ros and vision_msgs, by stand-ins with their names and fields."""
+"""What only a ROS distribution has, cv_bridge, tf2_ros and vision_msgs, by stand-ins with their names and fields."""
 
+import importlib
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,12 +11,15 @@ pytest.importorskip("rclpy", reason="the nodes need ROS 2 ('make venv' installs 
 
 from geometry_msgs.msg import Point, Quaternion, TransformStamped, Vector3
 from geometry_msgs.msg import Pose as PoseMessage
+from nav_msgs.msg import Odometry
 from std_msgs.msg import Header
 
 from omniad_ros.core.geometry import Pose
 from omniad_ros.patrol.tracks import Track
-from omniad_ros.ros import markers, messages, processes, transforms
+from omniad_ros.recordings.source import SECOND
+from omniad_ros.ros import counterparts, markers, messages, processes, transforms
 from omniad_ros.ros.inspector_parameters import InspectorParameters
+from omniad_ros.ros.live import LiveFrames
 from omniad_ros.ros.participant import Participant
 
 ON_THE_MAST = messages.extrinsics((0.3, 0.0, 1.2), (0.0, 0.1, 0.0))
@@ -70,6 +75,33 @@ def header(second: int) -> Header:
     return Header(stamp=messages.to_stamp(second * 1_000_000_000), frame_id="camera")
 
 
+def test_images_are_made_by_cv_bridge_where_it_is_installed(monkeypatch):
+    from sensor_msgs.msg import Image
+
+    class CvBridge:  # as it does it: the numbers' kind must be the encoding's
+        def cv2_to_imgmsg(self, pixels, encoding="passthrough"):
+            kind = {"rgb8": ("uint8", 3), "mono8": ("uint8", 1), "32FC1": ("float32", 1)}[encoding]
+            assert (pixels.dtype.name, 1 if pixels.ndim == 2 else pixels.shape[2]) == kind
+            message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding)
+            message.is_bigendian = int(pixels.dtype.byteorder == ">")
+            message.data.frombytes(pixels.tobytes())
+            message.step = len(message.data) // message.height
+            return message
+
+    arrays = [np.arange(24, dtype=kind).reshape(shape) for kind, shape in (
+        (np.uint8, (2, 4, 3)), (np.uint8, (4, 6)), (np.float32, (3, 8)),
+    )]  # fmt: skip
+    ours = [messages.image_message(array, header(3)) for array in arrays]
+    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=CvBridge))
+    try:
+        importlib.reload(counterparts)
+        assert hasattr(counterparts, "_bridge")
+        assert [messages.image_message(array, header(3)) for array in arrays] == ours
+    finally:
+        monkeypatch.undo()
+        importlib.reload(counterparts)
+
+
 def test_the_cameras_place_comes_from_tf_else_from_parameters(robot, monkeypatch):
     values = InspectorParameters(camera_xyz=(0.1, 0.0, 0.0), base_frame="base_link")
     frames = transforms.Transforms(robot.node, values)
@@ -81,6 +113,19 @@ def test_the_cameras_place_comes_from_tf_else_from_parameters(robot, monkeypatch
     assert np.allclose(frames.base_from_camera(header(7)).translation, (0.1, 0.0, 0.0))
     alone = transforms.Transforms(robot.node, InspectorParameters(base_frame="base_link", extrinsics_from_tf=False))
     assert np.allclose(alone.base_from_camera(header(5)).translation, 0.0)
+
+
+def test_odometry_that_does_not_name_the_robot_is_of_base_link_as_in_a_bag(robot):
+    said = []
+    frames = transforms.Transforms(robot.node, InspectorParameters())
+    live = LiveFrames(frames, False, said.append)
+    for second in (4, 5):
+        stamp, pose = live.take_odometry(Odometry(header=Header(stamp=header(second).stamp, frame_id="/odom")))
+        assert stamp == second * SECOND and pose.distance(Pose.identity()) == (0.0, 0.0)
+    assert frames.odom_frame.name == "odom"
+    assert frames.base_from_camera(header(5)).distance(ON_THE_MAST)[0] < 1e-9
+    (sentence,) = said
+    assert "child_frame_id" in sentence and "base_link" in sentence
 
 
 def test_map_to_odom_is_broadcast_until_the_node_is_deactivated(robot):

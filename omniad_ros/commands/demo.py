@@ -51,8 +51,9 @@ def run_demo(out: Path, seed: int = 0, progress: Progress = quiet) -> str:
     from omniad_ros.core.files import write_json
     from omniad_ros.evaluation import format_score, score_patrol
     from omniad_ros.lab import apart
+    from omniad_ros.lab.recorded import read_patrol
     from omniad_ros.report import write_report
-    from omniad_ros.ros.recorded_patrol import read_patrol, run_patrol
+    from omniad_ros.ros.recorded_patrol import run_patrol
     from omniad_ros.site import Site
 
     if out.exists() and not out.is_dir():

@@ -44,15 +44,7 @@ class RunCommand(CommandOptions):
 
 
 def run(options: RunCommand) -> None:
-    from omniad_ros.ros.processes import run_site
+    from omniad_ros.ros.processes import RobotTopics, run_site
 
-    run_site(
-        options.site,
-        options.image,
-        options.camera_info,
-        options.odom,
-        options.compressed,
-        options.namespace,
-        options.params_file,
-        options.viewer,
-    )
+    topics = RobotTopics(options.image, options.camera_info, options.odom, options.compressed)
+    run_site(options.site, topics, options.namespace, options.params_file, options.viewer)

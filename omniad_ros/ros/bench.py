@@ -20,10 +20,10 @@ from std_msgs.msg import Header
 from omniad_ros.core.feedback import OmniadError, Progress, quiet
 from omniad_ros.core.geometry import Pose
 from omniad_ros.evaluation.bench import machine, map_scale
-from omniad_ros.patrol.odometry import SECOND
 from omniad_ros.patrol.pipeline import Inspector
-from omniad_ros.patrol.session import Patrol
+from omniad_ros.patrol.session import PatrolSession
 from omniad_ros.recordings import messages as decoding
+from omniad_ros.recordings.source import SECOND, Frame
 from omniad_ros.ros import messages, processes
 from omniad_ros.ros.managed import OUTPUT, STREAM
 from omniad_ros.ros.participant import Participant
@@ -53,7 +53,7 @@ def bench_nodes(site_path: Path, options: NodeBenchOptions | None = None, progre
     """
     options = options or NodeBenchOptions()
     site = Site.open(site_path)
-    patrol = Patrol(Inspector(site), site.survey)
+    session = PatrolSession(Inspector(site), site.survey)
     frames = _Frames(site, options)
     times: dict[str, list[float]] = {"library": [], "node": []}
     total, ok = options.warmup + options.frames, 0
@@ -65,8 +65,8 @@ def bench_nodes(site_path: Path, options: NodeBenchOptions | None = None, progre
             timed = step - options.warmup
             if timed < options.compared:
                 started = time.perf_counter()
-                patrol.add_odometry(stamp, odometry)
-                patrol.inspect(image, site.mapped.camera, stamp, nodes.base_from_camera)
+                session.add_odometry(stamp, odometry)
+                session.inspect(Frame(stamp, str(step), image, site.mapped.camera, nodes.base_from_camera))
                 if timed >= 0:
                     times["library"].append(1e3 * (time.perf_counter() - started))
             took = nodes.inspect(image, odometry, stamp)

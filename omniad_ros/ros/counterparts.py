@@ -1,30 +1,39 @@
 """Picks, part by part, the package of a ROS installation or its counterpart from PyPI.
 
 cv_bridge, tf_transformations, tf2_ros and vision_msgs come with a ROS distribution and are absent from a pip-only
-environment. Nothing else in the package asks which of the two it runs in.
+environment. Nothing else in the package asks which of the two it runs in. Messages are made here only: what comes in is read
+by one decoder, `omniad_ros.recordings.messages`, with either.
 """
 
 from __future__ import annotations
 
+import array
 import importlib
+import sys
 
 import numpy as np
+from sensor_msgs.msg import Image
 
 try:
     from cv_bridge import CvBridge
 
     _bridge = CvBridge()
 
-    def raw_to_rgb(message) -> np.ndarray:
-        """uint8 RGB (H, W, 3) of a valid sensor_msgs/Image whose rows are not padded."""
-        return _bridge.imgmsg_to_cv2(message, "rgb8")
+    def to_image(pixels: np.ndarray, encoding: str) -> Image:
+        """sensor_msgs/Image of pixels (H, W[, C]), without a header."""
+        return _bridge.cv2_to_imgmsg(pixels, encoding)
 
 except ImportError:
-    from rosbags.image import image_to_cvimage
 
-    def raw_to_rgb(message) -> np.ndarray:
-        """uint8 RGB (H, W, 3) of a valid sensor_msgs/Image whose rows are not padded."""
-        return image_to_cvimage(message, "rgb8")
+    def to_image(pixels: np.ndarray, encoding: str) -> Image:
+        """sensor_msgs/Image of pixels (H, W[, C]), without a header."""
+        height, width = pixels.shape[:2]
+        # an array.array is taken as it is; any other sequence would be checked byte by byte
+        data = array.array("B", np.ascontiguousarray(pixels).tobytes())
+        return Image(
+            height=height, width=width, encoding=encoding, is_bigendian=int(sys.byteorder == "big"),
+            step=len(data) // height, data=data,
+        )  # fmt: skip
 
 
 try:

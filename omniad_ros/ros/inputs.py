@@ -8,10 +8,11 @@ from omniad_ros.recordings.messages import MessageDefect
 
 
 class Input:
-    """``what`` comes on the topic, one word for /diagnostics."""
+    """``what`` comes in, one word for /diagnostics; `topic`: the full name that is listened to."""
 
     def __init__(self, what: str):
         self.what = what
+        self.topic = what
         self.forget()
 
     def forget(self) -> None:
@@ -28,11 +29,11 @@ class Input:
         self.refused += 1
         self._defect = str(defect)
 
-    def complaint(self, topic: str, seconds: float) -> str:
+    def complaint(self, seconds: float) -> str:
         """One phrase where nothing usable has come for longer than so many seconds; else empty."""
         silent = time.monotonic() - (self._began if self._usable_at is None else self._usable_at)
         if silent <= seconds:
             return ""
         if self._defect:
-            return f"every {self.what} on {topic} is refused: {self._defect}"
-        return f"no {self.what} {'yet' if self._usable_at is None else f'for {silent:.0f} s'} on {topic}"
+            return f"every {self.what} on {self.topic} is refused: {self._defect}"
+        return f"no {self.what} {'yet' if self._usable_at is None else f'for {silent:.0f} s'} on {self.topic}"

@@ -10,6 +10,8 @@ from omniad_ros.ros import counterparts
 from omniad_ros.ros.parameters import parameter
 
 REFERENCES = ("renderer", "inspector", "none")
+SMALLEST = 32
+"""Pixels: a heatmap of a smaller frame shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,16 @@ class InspectorParameters:
         runtime=True,
     )  # fmt: skip
     longest_side: int = parameter(
-        320, "Pixels of the longer side at which frames are compared.", minimum=32, maximum=4096
+        0, "Pixels of the longer side at which frames are compared; 0 for the site's.", minimum=0, maximum=4096
     )
-    compressed: bool = parameter(False, "Subscribe image/compressed instead of image.")
+    compressed: bool = parameter(
+        False, "Subscribe image/compressed instead of image; the latter may be remapped to either of the two names."
+    )
     rectified: bool = parameter(False, "The images are already rectified: use camera_info's P instead of K and D.")
     odom_frame: str = parameter("", "Frame of the odometry; empty for whatever the odometry says.")
-    base_frame: str = parameter("", "Frame of the robot; empty for the odometry's child_frame_id.")
+    base_frame: str = parameter(
+        "", "Frame of the robot; empty for the odometry's child_frame_id, base_link where that is empty too."
+    )
     camera_frame: str = parameter("", "Optical frame of the camera; empty for whatever the images say.")
     extrinsics_from_tf: bool = parameter(
         True, "Take the camera's place on the robot from /tf where tf2_ros is installed."
@@ -79,6 +85,10 @@ class InspectorParameters:
             raise OmniadError("parameter site is empty; give it the folder of a site built by 'omniad build'")
         if self.reference not in REFERENCES:
             raise OmniadError(f"parameter reference is '{self.reference}', must be one of {', '.join(REFERENCES)}")
+        if 0 < self.longest_side < SMALLEST:
+            raise OmniadError(
+                f"parameter longest_side is {self.longest_side}, must be 0 (the site's) or at least {SMALLEST}"
+            )
 
     def initial_map_from_base(self) -> Pose | None:
         if not self.use_initial_pose:

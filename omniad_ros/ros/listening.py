@@ -13,14 +13,12 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import Image
 
+from omniad_ros.lab.recorded import HEATMAPS, INDEPENDENT, PICTURES
 from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros import messages
 from omniad_ros.ros.managed import OUTPUT, STREAM
 from omniad_ros.ros.participant import Participant
 from omniad_ros.ros.sim_robot import camera_parameters
-
-HEATMAPS, INDEPENDENT, PICTURES = "heatmaps", "heatmaps_independent", "pictures"
-"""Folders that a recorded patrol has."""
 
 
 class PatrolListener:

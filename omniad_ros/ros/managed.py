@@ -68,7 +68,7 @@ class ManagedNode(LifecycleNode):
         self._warned: dict[str, tuple[float, int]] = {}
         self._trouble = ""
         self.state = "unconfigured"
-        self.values = declare(self, values, self._set_values)
+        self.values = declare(self, values, self.check, self._set_values)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", OUTPUT)
         self.create_timer(self.DIAGNOSTICS_EVERY, self.publish_health, clock=STEADY)
         self._starter = self.create_timer(0.01, self._start, clock=STEADY) if self.values.autostart else None
@@ -87,8 +87,11 @@ class ManagedNode(LifecycleNode):
     def cleanup(self) -> None:
         """Undo `configure`. Must not fail, also after half of it."""
 
+    def check(self, values) -> None:
+        """Run-time parameters are to be set. OmniadError: refuse them. Must change nothing."""
+
     def changed(self, values) -> None:
-        """Run-time parameters were set. OmniadError: refuse them."""
+        """Run-time parameters were set."""
 
     def health(self) -> Health:
         """What /diagnostics says while the node is active."""
@@ -159,8 +162,8 @@ class ManagedNode(LifecycleNode):
     # parameters, warnings, diagnostics
 
     def _set_values(self, values) -> None:
-        self.changed(values)
         self.values = values
+        self.changed(values)
 
     def warn(self, kind: str, text: str) -> None:
         """Log a warning; more of the same kind within `WARN_EVERY` seconds are only counted."""
@@ -173,13 +176,15 @@ class ManagedNode(LifecycleNode):
         self.get_logger().warning(text + (f" ({unsaid} more since the last warning)" if unsaid else ""))
 
     def destroy_all(self, *entities) -> None:
-        """Destroy publishers, subscriptions and timers; None among them is skipped."""
+        """Destroy publishers, subscriptions and timers, and what holds some; None among them is skipped."""
         for entity in entities:
             if entity is None:
                 continue
             for destroy in (self.destroy_lifecycle_publisher, self.destroy_subscription, self.destroy_timer):
                 if destroy(entity):
                     break
+            else:
+                entity.destroy()
 
     def publish_health(self) -> None:
         """Say on /diagnostics how the node is; done regularly, and by the node when something new is to be said."""

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import numpy as np
 from geometry_msgs.msg import PoseStamped
 from std_msgs.msg import Header
 
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import read_json, write_atomically
 from omniad_ros.core.geometry import Pose
-from omniad_ros.patrol.odometry import SECOND
-from omniad_ros.patrol.session import Patrol, PatrolFrame
+from omniad_ros.patrol.session import PatrolFrame, PatrolSession
 from omniad_ros.patrol.tracks import Tracker
+from omniad_ros.recordings.source import SECOND
 from omniad_ros.report import PatrolRecorder, PatrolReport
 from omniad_ros.ros import messages
 from omniad_ros.site import MAP_FRAME, Site
@@ -65,12 +64,12 @@ class PatrolMemory:
         self.trouble = ""
         """Why the state could not be saved; empty when it could."""
 
-    def add(self, image: np.ndarray, frame: PatrolFrame) -> None:
-        """Take in a frame (uint8 RGB H x W x 3)."""
+    def add(self, frame: PatrolFrame) -> None:
+        """Take in a frame."""
         inspection = frame.inspection
         self.statistics["frames"] += 1
         self.statistics[inspection.state] += 1
-        self.recorder.add(frame.stamp / SECOND, image, inspection, frame.odometry_pose)
+        self.recorder.add(frame.stamp / SECOND, frame.image, inspection, frame.odometry_pose)
         pose = inspection.localization.pose
         if pose is None or (self._last is not None and pose.distance(self._last)[0] < self.STEP):
             return
@@ -98,16 +97,16 @@ class PatrolMemory:
         self._longer = True  # an empty route is told too
         self.recorder.reset()
 
-    def report(self, patrol: Patrol) -> PatrolReport:
+    def report(self, session: PatrolSession) -> PatrolReport:
         """All that the report shows, as it is now."""
         counts = tuple(
             (f"frames {key}" if key != "frames" else key, str(value)) for key, value in self.statistics.items()
         )
         return self.recorder.report(
-            "Patrol", self.site, patrol.inspector.tracker, subtitle=str(self.site.path), facts=counts
+            "Patrol", self.site, session.inspector.tracker, subtitle=str(self.site.path), facts=counts
         )
 
-    def reload(self, patrol: Patrol) -> None:
+    def reload(self, session: PatrolSession) -> None:
         """Go on with the tracks of the state file. Raises OmniadError where it is damaged or of another site."""
         if self.state_file is None or not self.state_file.exists():
             return
@@ -119,14 +118,14 @@ class PatrolMemory:
             raise OmniadError(f"{self.state_file} is not the state of an inspector; delete it to start clean")
         if state.site != self._identity():
             raise OmniadError(f"{self.state_file} is the state of another site; delete it or give another state_file")
-        patrol.inspector.tracker = Tracker.from_json(state.tracker)
+        session.inspector.tracker = Tracker.from_json(state.tracker)
         self.statistics = msgspec.structs.asdict(state.statistics)
 
-    def save_state(self, patrol: Patrol | None, at_most_every: float = 0.0) -> None:
-        if self.state_file is None or patrol is None or time.monotonic() - self._saved_at < at_most_every:
+    def save_state(self, session: PatrolSession | None, at_most_every: float = 0.0) -> None:
+        if self.state_file is None or session is None or time.monotonic() - self._saved_at < at_most_every:
             return
         self._saved_at = time.monotonic()
-        tracker = msgspec.Raw(patrol.inspector.tracker.to_json())
+        tracker = msgspec.Raw(session.inspector.tracker.to_json())
         state = SavedState(FORMAT, self._identity(), Statistics(**self.statistics), tracker)
         try:
             self.state_file.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import sys
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -24,13 +23,9 @@ def to_stamp(nanoseconds: int) -> Time:
 def image_message(image: np.ndarray, header: Header) -> Image:
     """sensor_msgs/Image of uint8 (H, W, 3) as rgb8, uint8 (H, W) as mono8, or float32 (H, W) as 32FC1."""
     encoding = "32FC1" if image.dtype == np.float32 else "rgb8" if image.ndim == 3 else "mono8"
-    height, width = image.shape[:2]
-    # an array.array is taken as it is; any other sequence would be checked byte by byte
-    data = array.array("B", np.ascontiguousarray(image).tobytes())
-    return Image(
-        header=header, height=height, width=width, encoding=encoding, is_bigendian=int(sys.byteorder == "big"),
-        step=len(data) // height, data=data,
-    )  # fmt: skip
+    message = counterparts.to_image(image, encoding)
+    message.header = header
+    return message
 
 
 def camera_info_message(camera: Camera, header: Header) -> CameraInfo:

@@ -35,10 +35,11 @@ def parameter(default, description: str, minimum=None, maximum=None, runtime: bo
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def declare(node: Node, values: T, changed: Callable[[T], None]) -> T:
+def declare(node: Node, values: T, check: Callable[[T], None], changed: Callable[[T], None]) -> T:
     """Declare every field of the dataclass instance ``values`` (its defaults) on the node; returns the values in effect.
 
-    ``changed`` is called with the new values after run-time ones were set; it may raise OmniadError to refuse them.
+    check: called with the values that are asked for, may raise OmniadError to refuse them and must change nothing;
+    changed: called with those that were accepted. What is set together is accepted or refused together.
     Raises OmniadError where a value given at the start has the wrong type or is out of range.
     """
     fields = {field.name: field for field in dataclasses.fields(values)}
@@ -55,21 +56,26 @@ def declare(node: Node, values: T, changed: Callable[[T], None]) -> T:
         if reason := _refusal(field, given):
             raise OmniadError(reason)
 
-    def on_set(parameters) -> SetParametersResult:
-        nonlocal values
-        mine = {p.name: p.value for p in parameters if p.name in fields}
-        for name, value in mine.items():
-            if reason := _refusal(fields[name], value):
+    def candidate(parameters) -> T:
+        return dataclasses.replace(values, **{p.name: p.value for p in parameters if p.name in fields})
+
+    def validate(parameters) -> SetParametersResult:
+        for parameter in parameters:
+            if parameter.name in fields and (reason := _refusal(fields[parameter.name], parameter.value)):
                 return SetParametersResult(successful=False, reason=reason)
-        candidate = dataclasses.replace(values, **mine)
         try:
-            changed(candidate)
+            check(candidate(parameters))
         except OmniadError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        values = candidate
         return SetParametersResult(successful=True)
 
-    node.add_on_set_parameters_callback(on_set)
+    def apply(parameters) -> None:
+        nonlocal values
+        values = candidate(parameters)
+        changed(values)
+
+    node.add_on_set_parameters_callback(validate)
+    node.add_post_set_parameters_callback(apply)
     return values
 
 

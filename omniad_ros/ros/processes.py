@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import omniad_ros
@@ -166,12 +167,22 @@ def stop_all(processes: list[NodeProcess]) -> None:
         process.ended(10.0)
 
 
+@dataclass(frozen=True)
+class RobotTopics:
+    """Where a robot publishes, by full names or relative to the nodes' namespace.
+
+    compressed: the images are CompressedImage, as they also are where ``image`` ends in ``/compressed``.
+    """
+
+    image: str
+    camera_info: str
+    odom: str
+    compressed: bool = False
+
+
 def run_site(
     site: Path,
-    image: str,
-    camera_info: str,
-    odom: str,
-    compressed: bool = False,
+    topics: RobotTopics,
     namespace: str = NAMESPACE,
     parameters_file: Path | None = None,
     viewer: Path | bool = False,
@@ -180,41 +191,32 @@ def run_site(
     """`omniad run`: inspector and renderer of a site, on the robot's topics, until Ctrl-C.
 
     viewer: a live view in a window, or a file that it is recorded into.
+    Raises OmniadError where the site, a name or a file cannot be used, or a node ends by itself.
     """
+    from omniad_ros.recordings.messages import is_rectified
+    from omniad_ros.ros.topics import check_namespace, check_topic, says
     from omniad_ros.site import Site
 
     if parameters_file is not None and not parameters_file.is_file():
         raise OmniadError(f"{parameters_file} is not a file of parameters")
-    for topic in (image, camera_info, odom):
-        check_topic(topic)
+    namespace = check_namespace(namespace)
+    remappings = {name: check_topic(getattr(topics, name), namespace) for name in ("image", "camera_info", "odom")}
     Site.open(site, verify=False)
-    path = str(Path(site).resolve())
-    topics = {"image": image, "image/compressed": f"{image}/compressed", "camera_info": camera_info, "odom": odom}
-    common = {"namespace": namespace, "parameters_file": parameters_file, "output": output, "remappings": topics}
-    own = {"site": path, "compressed": True} if compressed else {"site": path}
+    given = {"site": str(Path(site).resolve())}
+    if parameters_file is None or not says(parameters_file, "rectified"):
+        given["rectified"] = is_rectified(remappings["image"])
+    own = {"compressed": True} if topics.compressed else {}
+    common = {"namespace": namespace, "parameters_file": parameters_file, "output": output, "remappings": remappings}
     with contextlib.ExitStack() as stack:
         meanwhile = {}
         if viewer:
             from omniad_ros.ros.viewer import Viewer
 
-            file = None if viewer is True else viewer
-            view = Viewer({"image": image, "camera_info": camera_info}, compressed, namespace, file=file)
+            view = Viewer(remappings, topics.compressed, namespace, file=None if viewer is True else viewer)
             stack.callback(view.close)
             meanwhile = {"meanwhile": view.spin}
-        run_together([start("nerf_renderer", {"site": path}, **common), start("inspector", own, **common)], **meanwhile)
-
-
-def check_topic(name: str) -> None:
-    """Raises OmniadError where no topic may be called so."""
-    from rclpy.exceptions import InvalidTopicNameException
-    from rclpy.validate_topic_name import validate_topic_name
-
-    try:
-        validate_topic_name(name)
-    except InvalidTopicNameException as error:
-        raise OmniadError(
-            f"'{name}' is no name for a topic: {str(error).splitlines()[0].split(': ', 1)[-1].rstrip(':')}"
-        ) from None
+        nodes = [start("nerf_renderer", given, **common), start("inspector", {**given, **own}, **common)]
+        run_together(nodes, **meanwhile)
 
 
 def _die_with_parent() -> None:

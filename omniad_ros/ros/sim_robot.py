@@ -73,7 +73,7 @@ class SimRobot(Node):
 
     def __init__(self):
         super().__init__("sim_robot", namespace=NAMESPACE)
-        self.values = declare(self, RobotParameters(), lambda values: None)
+        self.values = declare(self, RobotParameters(), lambda values: None, lambda values: None)
         self.finished = self._told = False
         self._make_simulation()
         self._image = self.create_publisher(Image, "image", OUTPUT)

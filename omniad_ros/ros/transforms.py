@@ -15,7 +15,7 @@ tf2_ros = counterparts.optional("tf2_ros")
 
 
 class FrameName:
-    """The name of a frame: given, or learnt from the messages. A message with another name is refused.
+    """The name of a frame: given, or learnt from the messages. A message with another name is refused; a leading slash says nothing.
 
     A learnt name is given up once `PERSISTENT` messages in a row bear the same other name.
     """
@@ -23,11 +23,12 @@ class FrameName:
     PERSISTENT = 10
 
     def __init__(self, given: str):
-        self.name, self._given = given, bool(given)
+        self.name, self._given = given.lstrip("/"), bool(given)
         self._rival, self._rival_count = "", 0
 
     def check(self, field: str, name: str) -> None:
         """Raises MessageDefect where a message's frame is not this one."""
+        name = name.lstrip("/")
         if not self.name and name:
             self.name = name
         if name == self.name:
@@ -70,18 +71,21 @@ class Transforms:
             self._listener.unregister()
 
     def base_from_camera(self, header: Header) -> Pose:
-        """The camera's place on the robot: /tf's at the image's stamp, else /tf's latest, else the parameters'."""
-        if self._buffer is None or not self.base_frame.name or not header.frame_id:
+        """The camera's place on the robot: /tf's at the image's stamp, else /tf's latest, else the parameters'.
+
+        Raises MessageDefect where /tf says what cannot be.
+        """
+        camera = header.frame_id.lstrip("/")
+        if self._buffer is None or not self.base_frame.name or not camera:
             return self._from_parameters
         for when in (Time.from_msg(header.stamp), Time()):
             try:
-                found = self._buffer.lookup_transform(self.base_frame.name, header.frame_id, when).transform
+                found = self._buffer.lookup_transform(self.base_frame.name, camera, when)
             except tf2_ros.TransformException:
                 continue
-            t, q = found.translation, found.rotation
-            return Pose.from_quaternion((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
+            return decoding.pose_from_transform(found.transform)
         self.node.get_logger().warning(
-            f"/tf does not say where {header.frame_id} is on {self.base_frame.name}; camera_xyz and camera_rpy are used",
+            f"/tf does not say where {camera} is on {self.base_frame.name}; camera_xyz and camera_rpy are used",
             throttle_duration_sec=30.0,
         )
         return self._from_parameters

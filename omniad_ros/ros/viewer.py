@@ -22,9 +22,10 @@ from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Camera, Rectifier
 from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros.listening import shrunk
-from omniad_ros.ros.managed import LATCHED, NAMESPACE, OUTPUT, SENSOR
+from omniad_ros.ros.managed import LATCHED, NAMESPACE, OUTPUT
 from omniad_ros.ros.participant import Participant
 from omniad_ros.ros.subscriptions import CameraSubscription
+from omniad_ros.ros.topics import camera_topic
 
 SIDE = 640
 KEPT = 30
@@ -60,7 +61,10 @@ class Viewer:
             raise OmniadError(f"the viewer cannot be opened: {error}") from error
         self._recording.send_blueprint(_blueprint(rerun.blueprint))
         self._recording.log("map", rerun.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
+        self._rectified = decoding.is_rectified(topics["image"])
         self._camera: Camera | None = None
+        """As camera_info has it; the images may be smaller."""
+        self._taken_by: Camera | None = None
         self._rectifier: Rectifier | None = None
         self._images: OrderedDict[int, Image | CompressedImage] = OrderedDict()
         self._inspected: deque[int] = deque(maxlen=KEPT)
@@ -73,9 +77,9 @@ class Viewer:
 
     def _subscribe(self, topics: Mapping[str, str], compressed: bool) -> None:
         node = self._participant.node
-        image = (CompressedImage, f"{topics['image']}/compressed") if compressed else (Image, topics["image"])
-        self._image = CameraSubscription(node, *image, self._take_image)
-        node.create_subscription(CameraInfo, topics["camera_info"], self._take_info, SENSOR)
+        topic, packed = camera_topic(topics["image"], compressed)
+        self._image = CameraSubscription(node, CompressedImage if packed else Image, topic, self._take_image)
+        self._info = CameraSubscription(node, CameraInfo, topics["camera_info"], self._take_info, latched=True)
         for kind, topic, take, qos in (
             (Image, "heatmap", self._take_heatmap, OUTPUT), (Image, "reference/image", self._take_reference, OUTPUT),
             (PoseWithCovarianceStamped, "pose", self._take_pose, OUTPUT), (PathMessage, "route", self._take_route, LATCHED),
@@ -102,11 +106,9 @@ class Viewer:
 
     def _take_info(self, message: CameraInfo) -> None:
         try:
-            camera = decoding.camera_from_info(message)
+            self._camera = decoding.camera_from_info(message, self._rectified)
         except decoding.MessageDefect:
             return  # the inspector says so
-        if camera != self._camera:
-            self._camera, self._rectifier = camera, Rectifier(camera)
 
     def _take_image(self, message: Image | CompressedImage) -> None:
         stamp = decoding.nanoseconds(message.header.stamp)
@@ -127,12 +129,16 @@ class Viewer:
             self._log_frame(stamp, self._images.pop(stamp))
 
     def _log_frame(self, stamp: int, message: Image | CompressedImage) -> None:
+        if self._camera is None:
+            return
         try:
             image = decoding.image_to_rgb(message)
+            camera = decoding.camera_of_size(self._camera, image.shape[1], image.shape[0])
         except decoding.MessageDefect:
             return  # the inspector says so
-        if self._rectifier is not None and image.shape[:2] == (self._camera.height, self._camera.width):
-            self._picture(stamp, "map/camera/frame", shrunk(self._rectifier(image), SIDE))
+        if self._rectifier is None or camera != self._taken_by:
+            self._taken_by, self._rectifier = camera, Rectifier(camera)
+        self._picture(stamp, "map/camera/frame", shrunk(self._rectifier(image), SIDE))
 
     def _take_reference(self, message: Image) -> None:
         self._picture(decoding.nanoseconds(message.header.stamp), "reference", decoding.image_to_rgb(message))

@@ -1,0 +1,68 @@
+"""What the inspector publishes: of each frame, of its patrol, and of the map."""
+
+from __future__ import annotations
+
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
+from nav_msgs.msg import Path
+from sensor_msgs.msg import Image, PointCloud2
+from std_msgs.msg import Header
+from visualization_msgs.msg import MarkerArray
+
+from omniad_ros.patrol.pipeline import overlay
+from omniad_ros.patrol.session import PatrolFrame
+from omniad_ros.ros import messages
+from omniad_ros.ros.managed import LATCHED, OUTPUT, ManagedNode
+from omniad_ros.ros.markers import TrackMarkers, detections_message, vision_msgs
+from omniad_ros.site import MAP_FRAME, SparsePoints
+
+
+class InspectorOutputs:
+    """The publishers, from the node's configuration to its cleanup; silent while it is not active."""
+
+    def __init__(self, node: ManagedNode):
+        self._node = node
+        self._markers = TrackMarkers()
+        kinds = [
+            ("heatmap", Image, OUTPUT), ("heatmap_independent", Image, OUTPUT), ("overlay", Image, OUTPUT),
+            ("mask", Image, OUTPUT), ("markers", MarkerArray, OUTPUT), ("pose", PoseWithCovarianceStamped, OUTPUT),
+            ("map_points", PointCloud2, LATCHED), ("route", Path, LATCHED),
+        ]  # fmt: skip
+        if vision_msgs is not None:
+            kinds.append(("detections", vision_msgs.Detection3DArray, OUTPUT))
+        self._publishers = {name: node.create_lifecycle_publisher(kind, name, qos) for name, kind, qos in kinds}
+
+    def destroy(self) -> None:
+        self._node.destroy_all(*self._publishers.values())
+
+    def frame(self, frame: PatrolFrame, header: Header) -> None:
+        """What was found in a frame; header: of its image."""
+        inspection, publishers = frame.inspection, self._publishers
+        in_map = Header(stamp=header.stamp, frame_id=MAP_FRAME)
+        # what is small goes first: behind images that fill DDS's shared memory it would have to be sent twice
+        if inspection.pose is not None:
+            publishers["pose"].publish(messages.pose_with_covariance(inspection.pose, frame.covariance, in_map))
+        displays = publishers["markers"].get_subscription_count()
+        publishers["markers"].publish(self._markers.update(inspection.tracks, in_map, displays))
+        if "detections" in publishers:
+            publishers["detections"].publish(detections_message(inspection.tracks, in_map))
+        publishers["heatmap"].publish(messages.image_message(inspection.heatmap, header))
+        publishers["mask"].publish(messages.image_message(inspection.mask, header))
+        if publishers["heatmap_independent"].get_subscription_count():
+            publishers["heatmap_independent"].publish(messages.image_message(inspection.independent, header))
+        if publishers["overlay"].get_subscription_count():
+            publishers["overlay"].publish(messages.image_message(overlay(frame.image, inspection), header))
+
+    def route(self, poses: list[PoseStamped], header: Header) -> None:
+        """The camera's way in the map up to the frame with this header."""
+        self._publishers["route"].publish(Path(header=Header(stamp=header.stamp, frame_id=MAP_FRAME), poses=poses))
+
+    def points(self, points: SparsePoints) -> None:
+        """The sparse map."""
+        self._publishers["map_points"].publish(messages.points_message(points.xyz, points.rgb, self._now()))
+
+    def clear_markers(self) -> None:
+        """Nobody else would delete them any more."""
+        self._publishers["markers"].publish(self._markers.clear(self._now()))
+
+    def _now(self) -> Header:
+        return Header(stamp=self._node.get_clock().now().to_msg(), frame_id=MAP_FRAME)
