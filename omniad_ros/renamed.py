@@ -21,6 +21,7 @@ RENAMED = {
     "nodes": "ros",
     "nodes.messages": "recordings.messages",
     "odometry": "patrol.odometry",
+    "report.offline": "report.recorded",
     "rendering": "reference",
     "sightings": "patrol.sightings",
     "sim": "lab",

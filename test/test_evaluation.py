@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +31,9 @@ from omniad_ros.evaluation import (
 )
 from omniad_ros.evaluation.layouts import read_mask
 from omniad_ros.mapping import Localization
-from omniad_ros.reference import Rendering
+from omniad_ros.patrol.pipeline import Inspection
+from omniad_ros.patrol.tracks import Tracker
+from omniad_ros.reference import ReferenceView
 from omniad_ros.site import PosedImages, Site, write_transforms
 
 
@@ -136,15 +139,21 @@ def make_site(path, root, shift=0.0):
         with site.stage(stage) as work:
             if stage in ("survey", "map"):
                 poses = tuple(Pose(p.rotation, p.translation + shift) for p in POSES[:8])
-                names = tuple(f"train/good/{i:03d}.png" for i in range(8))
-                write_transforms(work / "transforms.json", PosedImages(CAMERA, root, names, poses))
+                names = tuple(f"images/{i:03d}.png" for i in range(8))
+                (work / "images").mkdir()
+                for name in names:
+                    normal = root / "train/good" / Path(name).name
+                    write_image(
+                        work / name, read_image(normal) if normal.is_file() else np.zeros((48, 64, 3), np.uint8)
+                    )
+                write_transforms(work / "transforms.json", PosedImages(CAMERA, work, names, poses))
     return site
 
 
 class StandIn:
-    """Knows each test image by its first pixel; one of them it cannot localize."""
+    """In place of an inspector: knows each test image by its first pixel; one of them it cannot localize."""
 
-    threshold = 0.5
+    threshold, tracker = 0.5, Tracker()
 
     def __init__(self, site, options=None):
         self.shift = site.mapped.poses[0].translation - POSES[0].translation
@@ -152,7 +161,10 @@ class StandIn:
     def reset(self):
         pass
 
-    def inspect(self, image, camera, prior):
+    def working_camera(self, camera):
+        return camera.resized(32, 24)
+
+    def inspect(self, image, camera, prior, stamp):
         assert prior is None and camera == CAMERA
         kind, number = divmod(int(image[0, 0, 0]), 10)
         lost = (kind, number) == (1, 1)
@@ -160,26 +172,18 @@ class StandIn:
         pose = None if lost else Pose(truth.rotation, truth.translation + self.shift + 0.01)
         depth = np.full((24, 32), 1.0, np.float32)
         depth[:, :8] = np.nan
-        heatmap = np.zeros(image.shape[:2], np.float32) if lost else (image.max(-1) > 150) * 0.9 + 0.05
-        rendering = None if lost else Rendering(np.full((24, 32, 3), 50, np.uint8), depth)
+        heatmap = np.float32(np.zeros(image.shape[:2]) if lost else (image.max(-1) > 150) * 0.9 + 0.05)
+        reference = None if lost else ReferenceView(np.full((24, 32, 3), 50, np.uint8), depth)
         ms = {"localize": 10.0, "render": 20.0, "detect": 5.0, "total": 35.0}
-        return Inspected(
-            pose, Localization(pose, None, 0, "lost" if lost else "tracked"), rendering, np.float32(heatmap), ms
-        )
-
-
-@dataclass
-class Inspected:
-    pose: Pose | None
-    localization: Localization
-    rendering: Rendering | None
-    heatmap: np.ndarray
-    ms: dict
+        localization = Localization(pose, None if lost else np.eye(6), 0, "lost" if lost else "tracked")
+        mask = np.zeros(image.shape[:2], np.uint8)
+        state = ("lost", "the frame could not be localized in the map") if lost else ("ok", "")
+        return Inspection(pose, localization, reference, heatmap, heatmap, mask, [], [], *state, ms)
 
 
 @pytest.mark.parametrize("shift", [0.0, 3.0])
 def test_evaluate_writes_metrics_and_a_contact_sheet(tmp_path, monkeypatch, shift):
-    monkeypatch.setattr("omniad_ros.patrol.pipeline.Inspector", StandIn)
+    monkeypatch.setattr("omniad_ros.evaluation.evaluate.Inspector", StandIn)
     root = make_dataset(tmp_path / "data")
     make_site(tmp_path / "site", root, shift)
     metrics = evaluate_dataset(root, tmp_path / "site", tmp_path / "out")
@@ -191,7 +195,7 @@ def test_evaluate_writes_metrics_and_a_contact_sheet(tmp_path, monkeypatch, shif
     assert metrics["localization"]["success"] == 0.75 and metrics["localization"]["localized"] == 0.75
     assert metrics["localization"]["median_m"] == pytest.approx(0.01 * 3**0.5, abs=1e-4)  # in the dataset's frame
     assert metrics["reference"]["covered"] == 0.75 and 15 < metrics["reference"]["psnr"] < 30
-    assert metrics["ms"]["total"] == 35
+    assert metrics["ms"]["total"] == 35 and metrics["states"] == {"ok": 3, "lost": 1}
     assert set(metrics) >= {"frames", "pixel", "image", "by_kind", "localization", "reference", "ms"}
     assert read_image(tmp_path / "out/contact_sheet.jpg").shape[1] > 1280
     table = evaluation.format_table({"data": metrics}, by_kind=True)
@@ -199,10 +203,10 @@ def test_evaluate_writes_metrics_and_a_contact_sheet(tmp_path, monkeypatch, shif
 
 
 def test_several_datasets_make_one_table(tmp_path, monkeypatch):
-    monkeypatch.setattr("omniad_ros.patrol.pipeline.Inspector", StandIn)
+    monkeypatch.setattr("omniad_ros.evaluation.evaluate.Inspector", StandIn)
     for name in ("01Gorilla", "02Unicorn"):
         make_dataset(tmp_path / "MAD-Sim" / name)
-    monkeypatch.setattr("omniad_ros.building.build.build_site", lambda survey, out, *_: make_site(out, survey))
+    monkeypatch.setattr("omniad_ros.evaluation.evaluate.build_site", lambda survey, out, *_: make_site(out, survey))
     table = evaluate_datasets([tmp_path / "MAD-Sim"], None, tmp_path / "out")
     assert "01Gorilla" in table and "mean" in table
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())

@@ -9,7 +9,8 @@ from scipy.spatial.transform import Rotation
 
 from omniad_ros.core.geometry import BODY_FROM_OPTICAL, Pose
 from omniad_ros.patrol.frame_check import FrameCheck
-from omniad_ros.patrol.odometry import SECOND, MapCorrection, OdometryBuffer
+from omniad_ros.patrol.odometry import MapCorrection, OdometryBuffer
+from omniad_ros.recordings.source import SECOND
 
 CAMERA_ON_BASE = Pose(BODY_FROM_OPTICAL, np.array([0.2, 0.0, 0.5]))
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from omniad_ros.commands.inspect import inspect_images
+from omniad_ros.report.recorded import inspect_images
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Pose
 from omniad_ros.core.images import write_image

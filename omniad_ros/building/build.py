@@ -15,11 +15,11 @@ import numpy as np
 
 from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.core.files import check_empty, exclusive
-from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.core.geometry import Pose
+from omniad_ros.core.images import resized
+from omniad_ros.detection import LEAST_HELDOUT, LEAST_TRAINED, NormalViews
 from omniad_ros.site import Site
 
-LEAST_TRAINED, LEAST_HELDOUT = 8, 4
-"""Images without which no detector can be trained and calibrated."""
 MOST_TRAINED, MOST_HELDOUT = 200, 40
 """Views that a detector learns from and is calibrated on: a larger survey does not cost more."""
 SPACE_FACTOR, SPACE_EXTRA = 2.0, 300e6
@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 class BuildOptions:
     """How a site is built.
 
-    field: nerfstudio method of the radiance field; field_options: its nerfstudio options; longest_side: pixels at
-    which the field and the detector are trained; holdout: one of how many mapped images the field does not see, so
+    field: nerfstudio method of the radiance field; field_options: its nerfstudio options; longest_side: pixels at which
+    field, detector and inspection work; holdout: one of how many mapped images the field does not see, so
     that the detector meets honest renderings; novel_views: how many INV views are synthesised; detector: (name, value) changes to
     `DetectorOptions`; seed: of everything random; nerfstudio_run: directory of a finished nerfstudio run on the survey's
     images, whose field is taken over instead of training one (its config.yml and checkpoint can run code: only your own);
@@ -76,9 +76,9 @@ def build_site(
     existed, started_here = out.exists(), not (out / "site.json").is_file()
     if started_here:
         _check_space(Path(survey), out)
-    site = Site.create(out, identity)
+    site = Site.create(out, identity, options.longest_side)
     with exclusive(out):
-        site = Site.create(out, identity)  # as it is now that nobody else works on it
+        site = Site.create(out, identity, options.longest_side)  # as it is now that nobody else works on it
         try:
             _survey_stage(site, source, part(progress, 0.0, 0.05))
             _map_stage(site, map_options, part(progress, 0.05, 0.25))
@@ -129,7 +129,7 @@ def _map_stage(site: Site, options, progress: Progress) -> None:
     info: dict = {}
     with site.stage("map", info) as work, _timed(info):
         info |= build_map(site.survey, work, progress, options)
-    if info["scale"] == "unknown":
+    if info["scale"] == "unknown" and not any(site.survey.poses):  # of poses that do not fit the map has said so itself
         logger.warning(
             "the survey has no poses that give the map a metric scale: it is right up to scale (--baseline or --distance can give it one)"
         )
@@ -144,9 +144,9 @@ def _radiance_stage(site: Site, options: BuildOptions, progress: Progress) -> No
     train, heldout = split(len(images), options.holdout)
     with site.stage("radiance", info) as work, _timed(info):
         if options.nerfstudio_run:
-            info |= import_field(images, Path(options.nerfstudio_run), work, progress, options.longest_side)
+            info |= import_field(images, Path(options.nerfstudio_run), work, progress, site.longest_side)
         else:
-            method, side = options.field, options.longest_side
+            method, side = options.field, site.longest_side
             changes = ("--machine.seed", str(options.seed), *options.field_options)
             info |= train_field(images, site.sparse_points, train, work, method, changes, progress, side)
         # an imported run that held nothing out still leaves the detector something to be calibrated on
@@ -160,49 +160,30 @@ def _detector_stage(site: Site, options: BuildOptions, progress: Progress) -> No
         return
     info: dict = {}
     with site.stage("detector", info) as work, _timed(info):
-        normal = normal_views(site, options, part(progress, 0.0, 0.25))
-        detector_options = DetectorOptions(**{"seed": options.seed, **dict(options.detector)})
-        info |= train_detector(
-            normal.trained,
-            normal.heldout,
-            normal.novel,
-            work,
-            detector_options,
-            part(progress, 0.25, 1.0),
-            normal.camera,
-        )
+        normal = normal_views(site, options.novel_views, options.seed, part(progress, 0.0, 0.25))
+        chosen = {"seed": options.seed, "longest_side": site.longest_side, **dict(options.detector)}
+        info |= train_detector(normal, work, DetectorOptions(**chosen), part(progress, 0.25, 1.0))
 
 
-@dataclass(frozen=True)
-class NormalViews:
-    """What a detector learns from: survey views that the field was trained on and such that it never saw, each beside its
-    rendering (`detection.View`), at most MOST_TRAINED and MOST_HELDOUT of them, evenly chosen; novel: INV renderings, uint8
-    (h, w, 3); camera: of all of them."""
-
-    trained: list
-    heldout: list
-    novel: list[np.ndarray]
-    camera: Camera
-
-
-def normal_views(site: Site, options: BuildOptions, progress: Progress = quiet) -> NormalViews:
-    """Renders a mapped site's survey views and its novel ones."""
-    from omniad_ros.detection import View
-    from omniad_ros.patrol.pipeline import resize
-    from omniad_ros.reference import load_field, novel_poses
+def normal_views(site: Site, novel_views: int, seed: int, progress: Progress = quiet) -> NormalViews:
+    """What a detector learns from: a mapped site's survey views beside the field's renderings, at most MOST_TRAINED that the field
+    was trained on and MOST_HELDOUT others, evenly chosen; and its novel views."""
+    from omniad_ros.detection import NormalView
+    from omniad_ros.reference import ReferenceView, load_field, novel_poses
     from omniad_ros.reference.photographs import chosen
 
     images, radiance = site.mapped, load_field(site.radiance_dir)
-    camera = images.camera.fitted(options.longest_side)
+    camera = site.working_camera(images.camera)
     held = np.isin(images.names, site.info("radiance")["heldout"])
     groups = (np.flatnonzero(~held), MOST_TRAINED), (np.flatnonzero(held), MOST_HELDOUT)
     taken = np.sort(np.concatenate([group[chosen(len(group), most)] for group, most in groups]))
-    poses = novel_poses(images, options.novel_views, options.seed)
+    poses = novel_poses(images, novel_views, seed)
     trained, heldout, total = [], [], len(taken) + len(poses)
     for done, index in enumerate(taken):
         progress(done / total, "rendering views of the normal site")
         rendering = radiance.render(camera, images.poses[index])
-        view = View(resize(images.image(index), camera), rendering.image, rendering.depth, images.poses[index])
+        image = resized(images.image(index), camera.width, camera.height)
+        view = NormalView(image, ReferenceView(rendering.image, rendering.depth), images.poses[index])
         (heldout if held[index] else trained).append(view)
     novel = []
     for done, pose in enumerate(poses, len(taken)):
@@ -222,19 +203,16 @@ def adapt_site(site: Site, poses: list[Pose], progress: Progress = quiet) -> dic
 def adapt_into(site: Site, poses: list[Pose], out: Path, progress: Progress = quiet) -> dict:
     """Write the site's detector, adapted to these poses, into ``out``; the site stays as it is."""
     from omniad_ros.detection import Detector, adapt_detector
-    from omniad_ros.reference import load_field
+    from omniad_ros.reference import ReferenceRenderer
 
-    detector = Detector.load(site.detector_dir)
-    options = BuildOptions(longest_side=detector.options.longest_side, seed=detector.options.seed)
-    normal, field = normal_views(site, options, part(progress, 0.0, 0.2)), load_field(site.radiance_dir)
+    detector, renderer = Detector.load(site.detector_dir), ReferenceRenderer.of_site(site)
+    normal = normal_views(site, BuildOptions.novel_views, detector.options.seed, part(progress, 0.0, 0.2))
     aligned = []
     for index, pose in enumerate(poses):
         progress(0.2 + 0.1 * index / len(poses), "rendering views at the poses of the images")
-        rendering = field.render(normal.camera, pose)
-        aligned.append((rendering.image, rendering.depth, pose))
-    return adapt_detector(
-        detector, normal.trained, normal.heldout, normal.novel, aligned, out, part(progress, 0.3, 1.0), normal.camera
-    )
+        aligned.append((renderer.field.render(normal.camera, pose), pose))
+    drawing = part(progress, 0.3, 1.0)
+    return adapt_detector(detector, normal, aligned, out, photographs=renderer.photographs, progress=drawing)
 
 
 def split(count: int, holdout: int) -> tuple[list[int], list[int]]:

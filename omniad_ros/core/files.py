@@ -71,6 +71,14 @@ def decode_json(data: bytes | str, name: str, type: Any = None) -> Any:
         raise OmniadError(f"{name} cannot be read as JSON: {error}") from None
 
 
+def as_type(data: Any, name: str, type: Any) -> Any:
+    """What was read without a type (`read_json`) as ``type``, as `decode_json`; numbers need not be finite."""
+    try:
+        return msgspec.convert(data, type)
+    except msgspec.ValidationError as error:
+        raise OmniadError(f"{name} is not as it should be: {_sentence(error)}") from None
+
+
 def _sentence(error: msgspec.ValidationError) -> str:
     """msgspec's "Expected `float`, got `str` - at `$.frames[1].w`" as "frames[1].w: expected float, got str"."""
     what, _, where = str(error).replace("`", "").partition(" - at ")

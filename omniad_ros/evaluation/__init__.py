@@ -3,7 +3,7 @@
 `evaluate_datasets` is `omniad evaluate`; `score_patrol` scores the demo, where the simulator knows the truth.
 """
 
-from omniad_ros.evaluation.evaluate import evaluate_dataset, evaluate_datasets, format_table
+from omniad_ros.evaluation.evaluate import evaluate_dataset, evaluate_datasets
 from omniad_ros.evaluation.layouts import Dataset, TestFrame, read_dataset
 from omniad_ros.evaluation.metrics import PixelMeter, image_auroc, image_score
 from omniad_ros.evaluation.patrol_score import (
@@ -16,6 +16,7 @@ from omniad_ros.evaluation.patrol_score import (
     format_score,
     score_patrol,
 )  # fmt: skip
+from omniad_ros.evaluation.score import format_table
 
 __all__ = [
     "Alignment", "Dataset", "PatrolTruth", "PixelMeter", "PlantedAnomaly", "RecordedFrame", "TestFrame", "TrueFrame",

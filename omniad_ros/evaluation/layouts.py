@@ -20,7 +20,7 @@ from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import read_json, write_json
 from omniad_ros.core.geometry import Pose
 from omniad_ros.core.images import SUFFIXES, list_images
-from omniad_ros.recordings.transforms import ImageFinder, find_transforms, read_frames, read_pose
+from omniad_ros.recordings.transforms import ImageFinder, as_transforms, find_transforms, load_transforms, read_pose
 
 NORMAL_KINDS = ("good", "normal", "ok")
 HOLDOUT = 8
@@ -194,12 +194,10 @@ def read_true_poses(root: Path) -> dict[str, Pose]:
         if isinstance(data, list):
             data = {"frames": data}
         if isinstance(data, dict) and "frames" not in data:
-            frames = list(_pose_entries(data))
-        else:
-            frames = read_frames(data, path)
+            data = {"frames": list(_pose_entries(data))}
         poses = {}
-        for frame in frames:
-            parts = Path(str(frame.get("file_path", "")).replace("\\", "/").lstrip("./").lower()).parts
+        for frame in as_transforms(data, path).frames:
+            parts = Path(frame.file_path.replace("\\", "/").lstrip("./").lower()).parts
             if (name == "transforms.json" and "test" not in parts) or not parts:
                 continue
             pose = read_pose(frame, path)
@@ -226,14 +224,10 @@ def _pose_entries(data: dict, prefix: str = "") -> Iterator[dict]:
 
 def _hold_out(root: Path, transforms: Path) -> Dataset:
     """Normal test frames out of the survey itself: those that nerfstudio's file names as test, else every 8th."""
-    data = read_json(transforms)
-    frames = read_frames(data, transforms)
-    finder = ImageFinder(transforms.parent, root)
-    frames = [
-        frame for frame in frames if finder.find(str(frame.get("file_path", ""))) is not None
-    ]  # as `read_transforms` does
-    names = [str(frame["file_path"]) for frame in frames]
-    chosen = [n for n in data.get("test_filenames", []) if n in names] or names[HOLDOUT // 2 :: HOLDOUT]
+    data, finder = load_transforms(transforms), ImageFinder(transforms.parent, root)
+    frames = [frame for frame in data.frames if finder.find(frame.file_path) is not None]  # as `read_transforms` does
+    names = [frame.file_path for frame in frames]
+    chosen = [n for n in data.test_filenames if n in names] or names[HOLDOUT // 2 :: HOLDOUT]
     if len(chosen) < 1 or len(names) - len(chosen) < 3:
         raise OmniadError(f"{transforms} has too few images ({len(names)}) to keep some as test frames")
     tests = [

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from omniad_ros.core.feedback import OmniadError
-from omniad_ros.core.files import read_json
 from omniad_ros.core.geometry import Pose, similarity
 from omniad_ros.evaluation.metrics import PixelMeter
-from omniad_ros.recordings.transforms import read_frames, read_pose
+from omniad_ros.recordings.transforms import load_transforms, read_pose
 from omniad_ros.site import Site
 
 FOUND_METRES, FALSE_METRES, LARGE_METRES = 0.3, 0.5, 0.6
@@ -101,10 +100,10 @@ def align_truth(true_poses: Path, site: Site) -> Alignment:
     Raises OmniadError where fewer than three images are common.
     """
     truth = {}
-    for frame in read_frames(read_json(true_poses), true_poses):
+    for frame in load_transforms(true_poses).frames:
         pose = read_pose(frame, true_poses)
         if pose is not None:
-            truth[Path(str(frame.get("file_path"))).stem] = pose
+            truth[Path(frame.file_path).stem] = pose
     mapped = site.mapped
     pairs = [(truth[Path(n).stem], pose) for n, pose in zip(mapped.names, mapped.poses) if Path(n).stem in truth]
     try:

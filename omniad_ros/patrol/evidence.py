@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from safetensors.numpy import load_file, save_file
 
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.site import PosedImages, SparsePoints
@@ -107,6 +109,21 @@ class EvidenceVolume:
         zeros = np.zeros(CELLS**3, np.float32)
         self._voxels = Voxels(zeros, zeros.copy(), np.full(CELLS**3, UNSEEN, np.int64), 2 * self.reach / CELLS)
         self._last: Pose | None = None
+
+    def save(self, path: Path) -> None:
+        """Write what views have said as one safetensors file, of the voxels that were seen."""
+        cells = np.flatnonzero(self._voxels.names != UNSEEN)
+        arrays = {"cells": cells, **{name: getattr(self._voxels, name)[cells] for name in ("mean", "views", "names")}}
+        last = np.zeros((0, 4)) if self._last is None else self._last.matrix()
+        save_file({**arrays, "last": last}, path)
+
+    def restore(self, path: Path) -> None:
+        """Go on with what `save` wrote. Raises OSError, KeyError, ValueError or IndexError where it is something else."""
+        saved = load_file(path)
+        self.clear()
+        for name in ("mean", "views", "names"):
+            getattr(self._voxels, name)[saved["cells"]] = saved[name]
+        self._last = Pose.from_matrix(saved["last"]) if len(saved["last"]) else None
 
     def fuse(self, heatmap: np.ndarray, threshold: float, depth: np.ndarray, camera: Camera, pose: Pose) -> np.ndarray:
         """The heatmap with what earlier views say, float32 (H, W); then remember this view.

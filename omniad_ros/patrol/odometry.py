@@ -13,11 +13,11 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from omniad_ros.core.geometry import Pose
-
-SECOND = 1_000_000_000
+from omniad_ros.recordings.source import SECOND
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,25 @@ class OdometryBuffer:
         self.poses.clear()
 
 
+class SavedCorrection(msgspec.Struct):
+    """A `MapCorrection` as JSON holds it; poses as rows of their (4, 4) matrices."""
+
+    map_from_odom: list[list[float]] | None
+    pending: list[list[float]] | None
+    corrected_at: list[list[float]] | None
+    last: tuple[int, list[list[float]]] | None
+    failures: int
+    jumps: int
+
+
+def _rows(pose: Pose | None) -> list[list[float]] | None:
+    return None if pose is None else pose.matrix().tolist()
+
+
+def _pose(rows: list[list[float]] | None) -> Pose | None:
+    return None if rows is None else Pose.from_matrix(np.array(rows))
+
+
 class MapCorrection:
     """``map_from_odom``, learnt from refined poses; without odometry the last refined pose itself.
 
@@ -167,6 +186,19 @@ class MapCorrection:
     def failed(self) -> None:
         """The frame had no refined pose."""
         self._failures += 1
+
+    def saved(self) -> SavedCorrection:
+        """What `restore` needs to go on."""
+        last = None if self._last is None else (self._last[0], _rows(self._last[1]))
+        known = (self.map_from_odom, self._pending, self._corrected_at)
+        return SavedCorrection(*map(_rows, known), last, self._failures, self._jumps)
+
+    def restore(self, saved: SavedCorrection) -> None:
+        """Go on where another one was saved. Raises ValueError where a pose is none."""
+        known = (saved.map_from_odom, saved.pending, saved.corrected_at)
+        self.map_from_odom, self._pending, self._corrected_at = map(_pose, known)
+        self._last = None if saved.last is None else (saved.last[0], _pose(saved.last[1]))
+        self._failures, self._jumps = saved.failures, saved.jumps
 
     def covariance(self, odom_from_base: Pose | None) -> np.ndarray:
         """(6, 6) of the prior pose, order x y z and rotations about x y z, in metres and radians."""

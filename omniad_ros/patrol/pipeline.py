@@ -1,4 +1,4 @@
-"""The pipeline, free of ROS: frame → localize → render the reference view → detect → weigh with earlier frames → track.
+"""The pipeline, free of ROS: frame → localize → reference view → detect → weigh with earlier frames → track.
 
 `Inspector` is used by the node, by `omniad inspect` and by `omniad evaluate`, so that all three see the same heatmaps.
 Where a part fails it says so in `Inspection.state` and gives what is still sound.
@@ -10,36 +10,37 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import cv2
 import numpy as np
 
 from omniad_ros.core.geometry import Camera, Pose
-from omniad_ros.detection import Detection, Detector, find_regions
-from omniad_ros.detection.view import coverage
+from omniad_ros.core.images import resized, resized_map
+from omniad_ros.detection import ComparedFrame, Detection, Detector, find_regions
 from omniad_ros.mapping import Localization, Localizer
 from omniad_ros.patrol.evidence import EvidenceVolume
 from omniad_ros.patrol.tracks import Track, Tracker
-from omniad_ros.reference import Rendering, load_field
-from omniad_ros.site import Site, SparsePoints
+from omniad_ros.reference import ReferenceRenderer, ReferenceView
+from omniad_ros.site import LARGEST_SIDE, Site, SparsePoints
 
 NORMAL, UNCOVERED, ANOMALOUS = 0, 128, 255
 """Values of `Inspection.mask`."""
 
-Renderer = Callable[[Camera, Pose], "Rendering | None"]
-"""Renders the reference view of a pose, or gives None where it could not in time."""
+Render = Callable[[Camera, Pose], ReferenceView | None]
+"""Makes the reference view of a pose, or gives None where it could not in time."""
 
 
 @dataclass(frozen=True)
 class InspectionOptions:
     """How frames are inspected.
 
-    longest_side: pixels of the reference view's and the heatmap's longer side (the heatmap is then scaled to the
-    frame); threshold: probability from which a pixel is anomalous, None for the site's calibrated one;
+    longest_side: pixels of the longer side at which a frame is compared, None for the site's working size (the heatmap is then
+    scaled to the frame); threshold: probability from which a pixel is anomalous, None for the site's calibrated one;
     evidence: weigh each frame with what earlier ones said of the same place (see `omniad_ros.patrol.evidence`), or judge it
     alone; tracking: confirm detections over frames; lost_after: frames without a refined pose after which the state is
     `lost` instead of `degraded`.
     """
 
-    longest_side: int = 320
+    longest_side: int | None = None
     threshold: float | None = None
     evidence: bool = True
     tracking: bool = True
@@ -51,15 +52,16 @@ class Inspection:
     """What was found in one frame.
 
     pose: the refined ``map_from_camera``, or the prior where refining failed (then `localization.pose` is None);
-    rendering: the reference view at working resolution, None where there is none; heatmap: float32 (H, W) in
-    [0, 1]; independent: the same from this frame alone, without what earlier frames said; mask: uint8 (H, W), 255 anomalous, 128 not covered by the survey, 0 normal; detections: of this frame,
-    in its pixels; tracks: all known so far; state: `ok`, `degraded` (no reference view or no refined pose: less is
-    known) or `lost` (nothing is said of the place); message: why, empty when `ok`; ms: milliseconds a stage.
+    reference: the view that the frame was compared with, at working size, None where there is none; heatmap: float32 (H, W) in
+    [0, 1]; independent: the same from this frame alone, without what earlier frames said; mask: uint8 (H, W), 255 anomalous, 128
+    not covered by the survey, 0 normal; detections: of this frame, in its pixels; tracks: all known so far; state: `ok`, `degraded`
+    (no reference view or no refined pose: less is known) or `lost` (nothing is said of the place); message: why, empty when `ok`;
+    ms: milliseconds a stage.
     """
 
     pose: Pose | None
     localization: Localization
-    rendering: Rendering | None
+    reference: ReferenceView | None
     heatmap: np.ndarray
     independent: np.ndarray
     mask: np.ndarray
@@ -73,15 +75,15 @@ class Inspection:
 class Inspector:
     """Inspects frames of one site, one after the other.
 
-    ``render`` replaces the site's own field, for instance by a renderer in another process; it may return None.
+    render: makes reference views instead of the site's own renderer in this process, for instance one in another process; it may
+    return None. ``options`` may be replaced as a whole at any time, from any thread: a frame is judged by those of its beginning.
     """
 
-    def __init__(self, site: Site, render: Renderer | None = None, options: InspectionOptions | None = None):
-        self.options = options or InspectionOptions()
+    def __init__(self, site: Site, render: Render | None = None, options: InspectionOptions | None = None):
+        self.site, self.options = site, options or InspectionOptions()
         self.localizer = Localizer.load(site.map_dir)
         self.detector = Detector.load(site.detector_dir)
-        self.render = render or load_field(site.radiance_dir).render
-        self.threshold = self.detector.threshold if self.options.threshold is None else self.options.threshold
+        self.render = render or ReferenceRenderer.of_site(site).render
         self.evidence = EvidenceVolume.of_site(site.mapped, self.points) if self.options.evidence else None
         self.reset()
 
@@ -90,12 +92,27 @@ class Inspector:
         """The sparse map."""
         return self.localizer.points
 
+    @property
+    def threshold(self) -> float:
+        """Probability from which a pixel is anomalous."""
+        return self._threshold(self.options)
+
+    def _threshold(self, options: InspectionOptions) -> float:
+        return self.detector.threshold if options.threshold is None else options.threshold
+
+    def working_camera(self, camera: Camera) -> Camera:
+        """In which a frame of a rectified camera is compared."""
+        return self._working_camera(camera, self.options.longest_side)
+
+    def _working_camera(self, camera: Camera, side: int | None) -> Camera:
+        return self.site.working_camera(camera) if side is None else camera.fitted(LARGEST_SIDE).fitted(side)
+
     def warm_up(self, image: np.ndarray, camera: Camera, pose: Pose) -> None:
         """Do a frame's work on a survey image and forget it, so that the first frame does not wait for compilers and caches."""
         self.localizer.localize(image, camera, pose)
-        small = camera.fitted(self.options.longest_side)
-        frame, depth = resize(image, small), np.ones((small.height, small.width), np.float32)
-        heatmap = self.detector.heatmap(frame, self.detector.redrawn(frame, depth, small, pose), depth)
+        small = self.working_camera(camera)
+        frame, depth = resized(image, small.width, small.height), np.ones((small.height, small.width), np.float32)
+        heatmap = self.detector.heatmap(frame, ReferenceView(frame, depth))
         if self.evidence is not None:
             self.evidence.fuse(heatmap, self.threshold, depth, small, pose)
             self.evidence.clear()
@@ -113,63 +130,53 @@ class Inspector:
         image: uint8 RGB (H, W, 3), as large as ``camera`` says; prior: where odometry says the camera is, None for
         nowhere; stamp: seconds, needed for tracks (time since start where None).
         """
+        options = self.options
+        threshold = self._threshold(options)
         stamp = time.monotonic() if stamp is None else stamp
-        ms: dict[str, float] = {}
-        started = time.perf_counter()
-
-        def lap(stage: str) -> None:
-            ms[stage] = 1e3 * (time.perf_counter() - started) - sum(ms.values())
-
+        lap = _Stopwatch()
         localization = self.localizer.localize(image, camera, prior)
         lap("localize")
         self.frames_without_pose = 0 if localization.pose is not None else self.frames_without_pose + 1
         pose = prior if localization.pose is None else localization.pose
-        if pose is None or self.frames_without_pose > self.options.lost_after:
-            return self._lost(image, pose, localization, ms)
+        if pose is None or self.frames_without_pose > options.lost_after:
+            return self._lost(image, pose, localization, lap.ms)
 
-        small_camera = camera.fitted(self.options.longest_side)
-        small = resize(image, small_camera)
-        rendering = self.render(small_camera, pose) if localization.pose is not None else None
+        small_camera = self._working_camera(camera, options.longest_side)
+        small = resized(image, small_camera.width, small_camera.height)
+        reference = self.render(small_camera, pose) if localization.pose is not None else None
         lap("render")
-        if rendering is None:
-            heatmap = self.detector.heatmap(small)
-        else:
-            recalled = self.detector.redrawn(rendering.image, rendering.depth, small_camera, pose)
-            depth = rendering.depth if recalled.depth is None else recalled.depth
-            rendering = replace(rendering, image=recalled.image, depth=depth)
-            heatmap = self.detector.heatmap(small, recalled, rendering.depth)
-        independent, detections = heatmap, []
-        if rendering is not None:
+        independent = heatmap = self.detector.heatmap(small, reference)
+        detections: list[Detection] = []
+        if reference is not None:
             if self.evidence is not None:
-                heatmap = self.evidence.fuse(heatmap, self.threshold, rendering.depth, small_camera, pose)
-            detections = find_regions(
-                heatmap, self.threshold, rendering.image, small, rendering.depth, small_camera, pose
-            )
+                heatmap = self.evidence.fuse(heatmap, threshold, reference.depth, small_camera, pose)
+            compared = ComparedFrame(small, reference, small_camera, pose)
+            smallest = self.detector.options.smallest_region
+            detections = find_regions(heatmap, compared, threshold=threshold, smallest=smallest)
         lap("detect")
-        if self.options.tracking and rendering is not None:
-            snapshot = (small, rendering.image, heatmap)
-            self.tracker.update(detections, small_camera, pose, rendering.depth, stamp, snapshot, self.threshold)
+        if options.tracking and reference is not None:
+            snapshot = (small, reference.image, heatmap)
+            self.tracker.update(detections, small_camera, pose, reference.depth, stamp, snapshot, threshold)
         lap("track")
 
-        covered = coverage(rendering.depth) if rendering is not None else np.ones(heatmap.shape, bool)
-        mask = np.where(covered, np.where(heatmap >= self.threshold, ANOMALOUS, NORMAL), UNCOVERED).astype(np.uint8)
+        covered = np.ones(heatmap.shape, bool) if reference is None else reference.covered
+        mask = np.where(covered, np.where(heatmap >= threshold, ANOMALOUS, NORMAL), UNCOVERED).astype(np.uint8)
         message = ""
         if localization.pose is None:
             message = "no refined pose: the pose is odometry's, the heatmap is the distillation's alone"
-        elif rendering is None:
+        elif reference is None:
             message = "no reference view in time: the heatmap is the distillation's alone"
-        ms["total"] = sum(ms.values())
+        size = camera.width, camera.height
         return Inspection(
-            pose, localization, rendering, resize(heatmap, camera), resize(independent, camera),
-            resize(mask, camera, nearest=True),
+            pose, localization, reference, resized(heatmap, *size), resized(independent, *size), resized_map(mask, *size),
             [_to_frame(detection, small_camera, camera) for detection in detections], self.tracker.tracks,
-            "degraded" if message else "ok", message, ms,
+            "degraded" if message else "ok", message, {**lap.ms, "total": sum(lap.ms.values())},
         )  # fmt: skip
 
     def _lost(
         self, image: np.ndarray, pose: Pose | None, localization: Localization, ms: dict[str, float]
     ) -> Inspection:
-        ms |= {"render": 0.0, "detect": 0.0, "track": 0.0, "total": sum(ms.values())}
+        ms = ms | {"render": 0.0, "detect": 0.0, "track": 0.0, "total": sum(ms.values())}
         nothing = np.zeros(image.shape[:2], np.float32)
         return Inspection(
             pose, localization, None, nothing, nothing, np.full(image.shape[:2], UNCOVERED, np.uint8), [],
@@ -177,21 +184,20 @@ class Inspector:
         )  # fmt: skip
 
 
-def resize(image: np.ndarray, camera: Camera, nearest: bool = False) -> np.ndarray:
-    """An image or map scaled to a camera's size, averaged where it shrinks."""
-    import cv2
+class _Stopwatch:
+    """Milliseconds from one call to the next, by the name of what was done in between."""
 
-    height, width = image.shape[:2]
-    if (width, height) == (camera.width, camera.height):
-        return image
-    method = cv2.INTER_NEAREST if nearest else cv2.INTER_AREA if camera.width < width else cv2.INTER_LINEAR
-    return cv2.resize(image, (camera.width, camera.height), interpolation=method)
+    def __init__(self):
+        self.ms: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.ms[stage], self._last = 1e3 * (now - self._last), now
 
 
 def overlay(image: np.ndarray, inspection: Inspection) -> np.ndarray:
     """The frame with heatmap, outlines of anomalous regions and what is not covered shaded: uint8 RGB (H, W, 3)."""
-    import cv2
-
     heat = cv2.applyColorMap((255 * inspection.heatmap).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
     weight = 0.6 * inspection.heatmap[..., None]
     picture = (image * (1 - weight) + heat * weight).astype(np.uint8)

@@ -1,40 +1,69 @@
-"""A patrol: the frames and the odometry of one robot, in; inspections with pose and covariance, out.
+"""The session of one robot: its frames and its odometry, in; inspections with pose and covariance, out.
 
-The inspector node and the offline inspection of a bag both run this, so both give the same.
+The inspector node, the inspection of recordings and the evaluation of datasets all run this over `Frame`s, so that all three see
+the same heatmap for the same frame.
 """
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.core.files import read_json, write_atomically
+from omniad_ros.core.geometry import Camera, Pose, Rectifier
 from omniad_ros.mapping import Localization
 from omniad_ros.patrol.frame_check import FrameCheck
-from omniad_ros.patrol.odometry import SECOND, MapCorrection, OdometryBuffer
+from omniad_ros.patrol.odometry import MapCorrection, OdometryBuffer, SavedCorrection
 from omniad_ros.patrol.pipeline import UNCOVERED, Inspection, Inspector
+from omniad_ros.patrol.tracks import Tracker
+from omniad_ros.recordings.source import SECOND, Frame, FrameSource
 from omniad_ros.site import PosedImages
+
+SAVED, EVIDENCE = "session.json", "evidence.safetensors"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PatrolFrame:
     """One inspected frame.
 
-    stamp: nanoseconds; covariance: (6, 6) of ``inspection.pose``, order x y z and rotations about x y z, None without
-    a pose; map_from_odom: the correction in effect, None where it is unknown; odometry_pose: ``map_from_camera`` as
-    odometry alone has it since the first refined pose, None where it is unknown.
+    frame: as it was taken; image: uint8 RGB (H, W, 3), rectified, with its camera; covariance: (6, 6) of ``inspection.pose``, order x y
+    z and rotations about x y z, None without a pose; map_from_odom: the correction in effect, None where it is unknown;
+    odometry_pose: ``map_from_camera`` as odometry alone has it since the first refined pose, None where it is unknown.
     """
 
-    stamp: int
+    frame: Frame
+    image: np.ndarray
+    camera: Camera
     inspection: Inspection
     covariance: np.ndarray | None
     map_from_odom: Pose | None
     odometry_pose: Pose | None
 
+    @property
+    def stamp(self) -> int:
+        """Nanoseconds."""
+        return self.frame.stamp
 
-class Patrol:
+
+class SavedSession(msgspec.Struct):
+    """A `PatrolSession` between two frames, as JSON holds it; what its evidence says lies beside it."""
+
+    tracker: msgspec.Raw
+    correction: SavedCorrection
+    first_correction: list[list[float]] | None
+    frames_without_pose: int
+    evidence: str
+
+
+class PatrolSession:
     """Inspects the frames of one robot. `add_odometry` may be called from another thread than `inspect`."""
 
     WAIT_FOR_ODOMETRY = 0.05
@@ -45,6 +74,7 @@ class Patrol:
         self.correction = MapCorrection(initial)
         self.check = FrameCheck(survey)
         self._survey = survey
+        self._rectifiers: dict[Camera, Rectifier] = {}
         self._first_correction: Pose | None = None
 
     def warm_up(self) -> None:
@@ -61,23 +91,31 @@ class Patrol:
         self.check.reset()
         self._first_correction = None
 
-    def inspect(
-        self, image: np.ndarray, camera: Camera, stamp: int, base_from_camera: Pose, wait: bool = True
-    ) -> PatrolFrame:
-        """Inspect a rectified frame (uint8 RGB H x W x 3).
+    def run(self, source: FrameSource, first: int = 0) -> Iterator[PatrolFrame]:
+        """Inspect a recorded patrol from its frame number ``first`` on, each frame with the odometry around its stamp."""
+        waiting, newest = iter(source.odometry), -1
+        for number, frame in enumerate(source.open_frames()):
+            # up to the first sample after the frame, so that it can be interpolated
+            while newest < frame.stamp and (sample := next(waiting, None)) is not None:
+                newest = sample[0]
+                self.add_odometry(*sample)
+            if number >= first:
+                yield self.inspect(frame, wait=False)
 
-        wait: give odometry that is under way a moment to arrive.
-        """
+    def inspect(self, frame: Frame, wait: bool = True) -> PatrolFrame:
+        """Inspect a frame. wait: give odometry that is under way a moment to arrive."""
         started = time.perf_counter()
+        rectify = self._rectifier(frame.camera)
+        image, stamp, mount = rectify(frame.image), frame.stamp, frame.base_from_camera
         odom_from_base = self.odometry.at(stamp, self.WAIT_FOR_ODOMETRY if wait and self.odometry.stamps else 0.0)
-        prior = self.correction.prior(stamp, odom_from_base, base_from_camera, self.odometry.jumps)
+        prior = self.correction.prior(stamp, odom_from_base, mount, self.odometry.jumps)
         if unfit := self.check(image, odom_from_base):
             inspection = self._unfit(image, prior, unfit, started)
         else:
             doubted = self.correction.doubted
-            inspection = self.inspector.inspect(image, camera, None if doubted else prior, stamp / SECOND)
+            inspection = self.inspector.inspect(image, rectify.camera, None if doubted else prior, stamp / SECOND)
             if inspection.localization.pose is not None:
-                self.correction.correct(stamp, inspection.localization.pose, odom_from_base, base_from_camera)
+                self.correction.correct(stamp, inspection.localization.pose, odom_from_base, mount)
             else:
                 self.correction.failed()
         covariance = inspection.localization.covariance
@@ -87,8 +125,15 @@ class Patrol:
             self._first_correction = self.correction.map_from_odom
         alone = None
         if odom_from_base is not None and self._first_correction is not None:
-            alone = self._first_correction @ odom_from_base @ base_from_camera
-        return PatrolFrame(stamp, inspection, covariance, self.correction.map_from_odom, alone)
+            alone = self._first_correction @ odom_from_base @ mount
+        map_from_odom = self.correction.map_from_odom
+        return PatrolFrame(frame, image, rectify.camera, inspection, covariance, map_from_odom, alone)
+
+    def _rectifier(self, camera: Camera) -> Rectifier:
+        """Kept for the camera in use: the maps of a large one take a while."""
+        if camera not in self._rectifiers:
+            self._rectifiers = {camera: Rectifier(camera)}
+        return self._rectifiers[camera]
 
     def _unfit(self, image: np.ndarray, prior: Pose | None, reason: str, started: float) -> Inspection:
         total = 1e3 * (time.perf_counter() - started)
@@ -98,3 +143,33 @@ class Patrol:
             prior, Localization(None, None, 0, "lost"), None, nothing, nothing, np.full(image.shape[:2], UNCOVERED, np.uint8), [],
             self.inspector.tracker.tracks, "degraded", reason, ms,
         )  # fmt: skip
+
+    # ---- interruptions
+
+    def save(self, directory: Path, name: str) -> None:
+        """Write what is known between two frames into ``directory``, so that `restore` goes on from here; ``name``: of this moment."""
+        evidence = ""
+        if self.inspector.evidence is not None:
+            evidence = f"{name}-{EVIDENCE}"
+            self.inspector.evidence.save(directory / evidence)
+        first = None if self._first_correction is None else self._first_correction.matrix().tolist()
+        tracker = msgspec.Raw(self.inspector.tracker.to_json())
+        saved = SavedSession(tracker, self.correction.saved(), first, self.inspector.frames_without_pose, evidence)
+        write_atomically(directory / SAVED, msgspec.json.encode(saved))
+        for old in directory.glob(f"*-{EVIDENCE}"):
+            if old.name != evidence:
+                old.unlink()
+
+    def restore(self, directory: Path) -> None:
+        """Go on where `save` was called; odometry is to be added again.
+
+        Raises OmniadError, OSError, KeyError, ValueError or IndexError where what lies there is damaged.
+        """
+        saved = read_json(directory / SAVED, SavedSession)
+        tracker = Tracker.from_json(saved.tracker, self.inspector.tracker.options)
+        if saved.evidence and self.inspector.evidence is not None:
+            self.inspector.evidence.restore(directory / Path(saved.evidence).name)
+        self.correction.restore(saved.correction)
+        first = saved.first_correction
+        self._first_correction = None if first is None else Pose.from_matrix(np.array(first))
+        self.inspector.tracker, self.inspector.frames_without_pose = tracker, saved.frames_without_pose

@@ -7,15 +7,19 @@ The readers beside this module (`folder`, `transforms`, `video`, `bag`) each mak
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Camera, Pose
 
 SECOND = 1_000_000_000
+SAME_SHAPE = 0.02
+"""Share by which the ratios of two images' sides may differ and still be those of one camera, for images are rounded to pixels."""
 UNRELATED = 3600 * SECOND
 """Between images in no order of time: no pose is a hint for the next one then."""
 
@@ -52,6 +56,41 @@ class FrameSource:
     count: int
     timed: bool
     open_frames: Callable[[], Iterator[Frame]] = field(compare=False)
+
+    def taken_by(self, camera: Camera) -> FrameSource:
+        """The same frames, with this camera (the site's, without distortion) where nothing was given with the images.
+
+        Raises OmniadError where their sides have another ratio: it cannot be that camera.
+        """
+        own = self.camera
+        if self.camera_from == "file":
+            return self
+        if abs(own.width * camera.height / (own.height * camera.width) - 1) > SAME_SHAPE:
+            raise OmniadError(
+                f"the images are {own.width}x{own.height} and the site's camera has {camera.width}x{camera.height}: another camera "
+                "must be given, by a transforms.json or a camera_info"
+            )
+        taken = camera.resized(own.width, own.height)
+        return replace(
+            self,
+            camera=taken,
+            camera_from="file",
+            open_frames=lambda: (replace(f, camera=taken) for f in self.open_frames()),
+        )
+
+    def at_most(self, frames_a_second: float) -> FrameSource:
+        """The same patrol with so many frames a second of recorded time at most; all of them for 0."""
+        if not frames_a_second:
+            return self
+
+        def thinned() -> Iterator[Frame]:
+            last = -math.inf
+            for frame in self.open_frames():
+                if frame.stamp - last >= SECOND / frames_a_second:
+                    last = frame.stamp
+                    yield frame
+
+        return replace(self, open_frames=thinned)
 
 
 @dataclass(frozen=True)

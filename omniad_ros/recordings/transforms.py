@@ -13,10 +13,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from omniad_ros.core.feedback import OmniadError, Progress, quiet
-from omniad_ros.core.files import read_json
+from omniad_ros.core.files import as_type, read_json
 from omniad_ros.core.geometry import Camera, Pose, Rectifier
 from omniad_ros.core.images import SUFFIXES, check_pictures, list_images, read_pictures, unique_names
 from omniad_ros.recordings.source import SurveySource
@@ -30,10 +31,50 @@ MISSING = 0.4
 NAMES = ("transforms.json", "transforms_train.json", "train/transforms.json")
 PINHOLE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "FULL_OPENCV", "PERSPECTIVE")
 FISHEYE_MODELS = ("OPENCV_FISHEYE", "FISHEYE")
-INTRINSICS = (
-    "fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "camera_angle_y", "camera_model", "is_fisheye",
-    "k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2",
-)  # fmt: skip
+Matrix = list[list[float]]
+
+
+class Intrinsics(msgspec.Struct, frozen=True, kw_only=True):
+    """A camera as nerfstudio writes it, for all frames or for one; what is not given is None."""
+
+    fl_x: float | None = None
+    fl_y: float | None = None
+    cx: float | None = None
+    cy: float | None = None
+    w: float | None = None
+    h: float | None = None
+    camera_angle_x: float | None = None
+    camera_angle_y: float | None = None
+    camera_model: str | None = None
+    is_fisheye: bool | None = None
+    k1: float | None = None
+    k2: float | None = None
+    k3: float | None = None
+    k4: float | None = None
+    k5: float | None = None
+    k6: float | None = None
+    p1: float | None = None
+    p2: float | None = None
+
+    def given(self) -> dict:
+        """Those that are given, by name."""
+        return {name: value for name in Intrinsics.__struct_fields__ if (value := getattr(self, name)) is not None}
+
+
+class TransformsFrame(Intrinsics, frozen=True, kw_only=True):
+    """One image. transform_matrix: camera-to-world in nerfstudio's convention."""
+
+    file_path: str
+    transform_matrix: Matrix | None = None
+    mask_path: str | None = None
+
+
+class Transforms(Intrinsics, frozen=True, kw_only=True):
+    """nerfstudio's transforms.json; fields that are not named here are of no use to a survey."""
+
+    frames: list[TransformsFrame]
+    test_filenames: list[str] = []
+
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +91,13 @@ def read_transforms(path: Path, root: Path, progress: Progress = quiet) -> Surve
     a ``test`` folder, as in the MAD layout, its frames are left out.
     Raises OmniadError for broken JSON, missing files, missing or different intrinsics, and poses that are none.
     """
-    data = read_json(path)
-    frames = read_frames(data, path)
+    data = load_transforms(path)
     finder = ImageFinder(path.parent, root)
-    found = [(frame, finder.find(str(frame.get("file_path", "")))) for frame in frames]
+    found = [(frame, finder.find(frame.file_path)) for frame in data.frames]
     tests = root / "test"
     if tests.is_dir():
         found = [(f, p) for f, p in found if not _is_test(f, p, tests)] or found
-    missing = [str(frame.get("file_path")) for frame, image in found if image is None]
+    missing = [frame.file_path for frame, image in found if image is None]
     if len(missing) > MISSING * len(found):
         raise OmniadError(f"{path} names {len(missing)} image(s) that are not there, the first is {missing[0]}")
     if missing:  # instant-ngp and nerfstudio leave them out as well: their own example set has some
@@ -72,7 +112,7 @@ def read_transforms(path: Path, root: Path, progress: Progress = quiet) -> Surve
     width, height, plain = check_pictures(images, progress, upright=False)
     if upright := _turned(data, width, height):
         width, height, plain = check_pictures(images, upright=True)
-    cameras = read_cameras(data, frames, width, height, path)
+    cameras = read_cameras(data, frames, (width, height), path)
     camera = common_camera(cameras, path)
     poses = tuple(read_pose(frame, path) for frame in frames)
     say_masks(frames, path)
@@ -91,45 +131,49 @@ def _brought_to(camera: Camera, cameras: list[Camera], images: list[Path], uprig
         yield Rectifier(own, camera)(image) if own != camera else image
 
 
-def _once_each(found: list[tuple[dict, Path]], path: Path) -> list[tuple[dict, Path]]:
+def _once_each(found: list[tuple[TransformsFrame, Path]], path: Path) -> list[tuple[TransformsFrame, Path]]:
     """Without frames that repeat another one. Raises OmniadError where one image has several poses."""
-    kept: dict[Path, dict] = {}
+    kept: dict[Path, TransformsFrame] = {}
     for frame, image in found:
-        if kept.setdefault(image, frame).get("transform_matrix") != frame.get("transform_matrix"):
-            raise OmniadError(f"{path} gives {frame['file_path']} twice, with different poses")
+        if kept.setdefault(image, frame).transform_matrix != frame.transform_matrix:
+            raise OmniadError(f"{path} gives {frame.file_path} twice, with different poses")
     return [(frame, image) for image, frame in kept.items()]
 
 
-def _turned(data: dict, width: int, height: int) -> bool:
+def _turned(data: Transforms, width: int, height: int) -> bool:
     """Whether w and h are those of the upright images where photographs are stored lying down (as COLMAP and nerfstudio use them)."""
-    w, h = data.get("w"), data.get("h")
-    given = isinstance(w, (int, float)) and isinstance(h, (int, float)) and w > 0 and h > 0
+    w, h = data.w or 0, data.h or 0
+    given = w > 0 and h > 0
     return given and abs(w * height - h * width) > 0.01 * w * height and abs(w * width - h * height) < 0.01 * w * width
 
 
-def _is_test(frame: dict, image: Path | None, tests: Path) -> bool:
-    return str(frame.get("file_path", "")).lstrip("./").startswith("test/") or (
-        image is not None and image.is_relative_to(tests)
-    )
+def _is_test(frame: TransformsFrame, image: Path | None, tests: Path) -> bool:
+    named = frame.file_path.lstrip("./").startswith("test/")
+    return named or (image is not None and image.is_relative_to(tests))
 
 
-def read_frames(data, path: Path) -> list[dict]:
-    """The frames of parsed transforms. Raises OmniadError where there is no such list."""
+def load_transforms(path: Path) -> Transforms:
+    """A transforms.json. Raises OmniadError, one sentence, where it is none; numbers need not be finite yet."""
+    return as_transforms(read_json(path), path)
+
+
+def as_transforms(data, path: Path) -> Transforms:
+    """Parsed JSON as `Transforms`. Raises OmniadError where it is something else."""
     frames = data.get("frames") if isinstance(data, dict) else None
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise OmniadError(f"{path} has no list of 'frames' as nerfstudio writes it")
     if not all(isinstance(frame.get("file_path"), str) for frame in frames):
         raise OmniadError(f"{path} has frames without a file_path")
-    return frames
+    return as_type(data, str(path), Transforms)
 
 
-def read_pose(frame: dict, path: Path) -> Pose | None:
+def read_pose(frame: TransformsFrame, path: Path) -> Pose | None:
     """A frame's pose, None where it has none. Raises OmniadError where it is not finite or no rotation."""
-    if frame.get("transform_matrix") is None:
+    if frame.transform_matrix is None:
         return None
-    name = frame.get("file_path", "a frame")
+    name = frame.file_path
     try:
-        matrix = np.asarray(frame["transform_matrix"], dtype=np.float64)
+        matrix = np.asarray(frame.transform_matrix, dtype=np.float64)
     except (TypeError, ValueError):
         raise OmniadError(f"{path}: the transform_matrix of {name} is no matrix of numbers") from None
     if matrix.shape not in ((3, 4), (4, 4)):
@@ -151,14 +195,11 @@ def read_pose(frame: dict, path: Path) -> Pose | None:
         raise OmniadError(f"{path}: the transform_matrix of {name} is no pose: {error}") from None
 
 
-def read_cameras(data: dict, frames: list[dict], width: int, height: int, path: Path) -> list[Camera]:
-    """The camera of each frame, for images of ``width`` x ``height``. Raises OmniadError where it is not given."""
-    shared = {key: data[key] for key in INTRINSICS if key in data}
-    own = [{key: frame[key] for key in INTRINSICS if key in frame} for frame in frames]
-    if not all(_hashable(extra) for extra in own):
-        raise OmniadError(f"{path}: intrinsics must be numbers")
+def read_cameras(data: Transforms, frames: list[TransformsFrame], size: tuple[int, int], path: Path) -> list[Camera]:
+    """The camera of each frame, for images of ``size`` (width, height). Raises OmniadError where it is not given."""
+    shared, own = data.given(), [frame.given() for frame in frames]
     keys = [tuple(sorted(extra.items())) for extra in own]
-    built = {key: _camera({**shared, **dict(key)}, width, height, path) for key in dict.fromkeys(keys)}
+    built = {key: _camera({**shared, **dict(key)}, size, path) for key in dict.fromkeys(keys)}
     return [built[key] for key in keys]
 
 
@@ -174,9 +215,9 @@ def _alike(cameras: list[Camera]) -> bool:
     return len(distortions) == 1 and bool((high - low <= 1e-3 * np.maximum(1.0, np.abs(low))).all())
 
 
-def say_masks(frames: list[dict], path: Path) -> None:
+def say_masks(frames: list[TransformsFrame], path: Path) -> None:
     """Warn where masks come with the images: what they hide is learnt as a part of the normal place."""
-    masked = sum(bool(frame.get("mask_path")) for frame in frames)
+    masked = sum(bool(frame.mask_path) for frame in frames)
     if masked:
         logger.warning("%s names masks for %d of its %d images: they are not used", path, masked, len(frames))
 
@@ -203,21 +244,14 @@ def common_camera(cameras: list[Camera], path: Path) -> Camera:
     return Camera(first.width, first.height, *high[:2].tolist(), *middle.tolist())
 
 
-def _hashable(extra: dict) -> bool:
-    return all(isinstance(value, (int, float, str, bool)) for value in extra.values())
-
-
-def _camera(values: dict, width: int, height: int, path: Path) -> Camera:
+def _camera(values: dict, size: tuple[int, int], path: Path) -> Camera:
+    width, height = size
     model = str(values.pop("camera_model", "OPENCV")).upper()
     fisheye = model in FISHEYE_MODELS or values.pop("is_fisheye", False) is True
     if model not in PINHOLE_MODELS + FISHEYE_MODELS:
         raise OmniadError(
             f"{path}: camera_model {model} is not supported, only {', '.join(PINHOLE_MODELS + FISHEYE_MODELS)}"
         )
-    try:
-        values = {key: float(value) for key, value in values.items() if value is not None}
-    except (TypeError, ValueError):
-        raise OmniadError(f"{path}: intrinsics must be numbers") from None
     if not all(math.isfinite(value) for value in values.values()):
         raise OmniadError(f"{path}: its intrinsics are not finite")
     w, h = values.get("w", width), values.get("h", height)

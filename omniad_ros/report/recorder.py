@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,18 +40,22 @@ class PatrolRecorder:
         """Take in one frame. image: the frame, uint8 RGB (H, W, 3); odometry: where odometry alone has the camera, in the map."""
         from omniad_ros.patrol.pipeline import overlay
 
-        self._steps.append(
-            RouteStep(stamp, inspection.pose, inspection.state, inspection.message, len(inspection.detections))
-        )
+        step = RouteStep(stamp, inspection.pose, inspection.state, inspection.message, len(inspection.detections))
+        self.add_step(step, inspection.ms, odometry, lambda: encode_jpeg(overlay(image, inspection), PICTURE_WIDTH))
+
+    def add_step(
+        self, step: RouteStep, ms: dict[str, float], odometry: Pose | None, picture: Callable[[], bytes]
+    ) -> None:
+        """Take in what is known of one frame. ms: milliseconds a stage; picture: makes its JPEG, `PICTURE_WIDTH` wide, if it is wanted."""
+        self._steps.append(step)
         if odometry is not None:
             self._odometry.append(odometry)
-        if inspection.state == "ok":
+        if step.state == "ok":
             for stage, values in self._ms.items():
-                if stage in inspection.ms:
-                    values.append(inspection.ms[stage])
+                if stage in ms:
+                    values.append(ms[stage])
         if self._frames % self._every == 0:
-            picture = encode_jpeg(overlay(image, inspection), PICTURE_WIDTH)
-            self._gallery.append(GalleryFrame(stamp, picture, inspection.state, len(inspection.detections)))
+            self._gallery.append(GalleryFrame(step.stamp, picture(), step.state, step.detections))
         self._frames += 1
         most_steps, most_pictures = self._limits
         if len(self._gallery) > most_pictures:

@@ -1,0 +1,230 @@
+"""A recorded patrol, inspected by the session that the node runs, and written down as it goes: `omniad inspect`.
+
+The work is done in a hidden folder beside the one that is asked for and renamed when whole; after an interruption the same
+call goes on in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
+from omniad_ros.core.files import check_empty, exclusive, read_json, write_atomically, write_json
+from omniad_ros.core.geometry import Pose
+from omniad_ros.core.images import encode_jpeg, read_image, write_image
+from omniad_ros.patrol.pipeline import Inspection, InspectionOptions, Inspector, overlay
+from omniad_ros.patrol.session import PatrolFrame, PatrolSession
+from omniad_ros.patrol.tracks import Track, Tracker, TrackerOptions
+from omniad_ros.recordings import FrameSource, open_frames
+from omniad_ros.recordings.bag import BagOptions
+from omniad_ros.recordings.source import SECOND
+from omniad_ros.report.data import RouteStep
+from omniad_ros.report.recorder import PICTURE_WIDTH, PatrolRecorder
+from omniad_ros.report.writing import write_report
+from omniad_ros.site import Site
+
+PICTURES = ("heatmaps", "masks", "overlays")
+STATE, ROWS, POINT = ".state", "frames.jsonl", "point.json"
+SAVE_EVERY = 10.0
+"""Seconds of work that an interruption may cost."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """max_rate: frames a second of recorded time at most, 0 for all; independent: judge each frame alone; bag: which topics
+    of a rosbag2 are read."""
+
+    max_rate: float = 0.0
+    independent: bool = False
+    bag: BagOptions | None = None
+
+
+def inspect_images(
+    site_path: Path, images: Path, out: Path, progress: Progress = quiet, options: InspectOptions | None = None
+) -> list[Track]:
+    """Inspect a patrol and write what was found; returns the confirmed tracks.
+
+    images: a folder of images (with a transforms.json where their poses are roughly known), a video, or a rosbag2.
+    Writes into ``out``: ``index.html``, ``inspection.json`` (frames with state, pose and detections; tracks),
+    ``heatmaps/*.png`` (16 bits: probability times 65535), ``masks/*.png`` and ``overlays/*.jpg``; all of it, or nothing. What an
+    interrupted call of the same kind has done is not done again.
+    Raises OmniadError where the site or the images cannot be used, ``out`` holds something, or another process is writing it.
+    """
+    options, out = options or InspectOptions(), Path(out)
+    check_empty(out)
+    site = Site.open(site_path)
+    source = open_frames(images, options.bag, part(progress, 0.0, 0.05)).taken_by(site.mapped.camera)
+    source = source.at_most(options.max_rate)
+    work = out.absolute().parent / f".{out.name}.partial"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with exclusive(work):
+            tracks = _Patrol(site, source, work, options).run(part(progress, 0.05, 1.0))
+            check_empty(out)
+            work.replace(out)
+    except OmniadError:
+        shutil.rmtree(work, ignore_errors=True)  # nothing is gained by going on with what cannot be
+        raise
+    except OSError as error:
+        raise OmniadError(f"cannot write to {out}: {error.strerror or error}") from error
+    return tracks
+
+
+class SavedPoint(msgspec.Struct):
+    """Where an interrupted inspection goes on. key: of what is inspected and how; frames: that are done; rows: bytes of ROWS that count."""
+
+    key: str
+    frames: int
+    rows: int
+
+
+class _Patrol:
+    """One run over all frames, writing as it goes into ``folder``."""
+
+    def __init__(self, site: Site, source: FrameSource, folder: Path, options: InspectOptions):
+        self.site, self.source, self.folder, self.state = site, source, folder, folder / STATE
+        inspector = Inspector(site, options=InspectionOptions(evidence=not options.independent))
+        if not source.timed:
+            # without times only different views can confirm a track
+            inspector.tracker = Tracker(TrackerOptions(confirm_seconds=math.inf))
+        self.session = PatrolSession(inspector, site.survey)
+        self.recorder = PatrolRecorder()
+        self.rows: list[dict] = []
+        self.key = _key(site, source, options)
+
+    def run(self, progress: Progress) -> list[Track]:
+        done = self._resume()
+        with (self.state / ROWS).open("ab") as rows:
+            saved_at = time.monotonic()
+            for number, frame in enumerate(self.session.run(self.source, done), done + 1):
+                row = self._write(frame)
+                rows.write(json.dumps(row).encode() + b"\n")
+                self._remember(row, frame)
+                progress(number / max(self.source.count, number), f"inspected {row['name']}")
+                if time.monotonic() - saved_at > SAVE_EVERY:
+                    rows.flush()
+                    self._save(number, rows.tell())
+                    saved_at = time.monotonic()
+        tracker = self.session.inspector.tracker
+        confirmed = [track for track in tracker.tracks if track.confirmed]
+        frames = [{key: value for key, value in row.items() if key != "odometry"} for row in self.rows]
+        write_json(self.folder / "inspection.json", {"frames": frames, "tracks": [_track_row(t) for t in confirmed]})
+        title, subtitle = f"Patrol {self.source.path.resolve().name}", f"site {self.site.path.resolve().name}"
+        report = self.recorder.report(title, self.site, tracker, subtitle=subtitle, timed=self.source.timed)
+        write_report(self.folder, report)
+        shutil.rmtree(self.state)
+        progress(1.0, "wrote the report")
+        return confirmed
+
+    # ---- a frame
+
+    def _write(self, frame: PatrolFrame) -> dict:
+        """Write a frame's pictures; returns its row of inspection.json, with the odometry's pose."""
+        inspection, name = frame.inspection, frame.frame.name
+        heatmaps, masks, overlays = (self.folder / folder for folder in PICTURES)
+        write_image(heatmaps / f"{name}.png", np.round(inspection.heatmap * 65535).astype(np.uint16))
+        write_image(masks / f"{name}.png", inspection.mask)
+        (overlays / f"{name}.jpg").write_bytes(encode_jpeg(overlay(frame.image, inspection)))
+        odometry = frame.odometry_pose
+        return _frame_row(frame, inspection) | {"odometry": None if odometry is None else odometry.matrix().tolist()}
+
+    def _remember(self, row: dict, frame: PatrolFrame) -> None:
+        self.recorder.add(self._seconds(row), frame.image, frame.inspection, frame.odometry_pose)
+        self.rows.append(row)
+
+    def _seconds(self, row: dict) -> float:
+        return row["stamp"] if self.source.timed else float(len(self.rows))
+
+    # ---- interruptions
+
+    def _save(self, frames: int, rows: int) -> None:
+        self.session.save(self.state, f"{frames:08d}")
+        write_atomically(self.state / POINT, msgspec.json.encode(SavedPoint(self.key, frames, rows)))
+
+    def _resume(self) -> int:
+        """How many frames an interrupted run has done; begins anew where there was none, or of something else."""
+        if (self.state / POINT).is_file():
+            try:
+                point = read_json(self.state / POINT, SavedPoint)
+                if point.key == self.key:
+                    self._reload(point)
+                    logger.warning("going on after frame %d of an interrupted inspection", point.frames)
+                    return point.frames
+            except (OmniadError, OSError, KeyError, ValueError, IndexError):
+                logger.warning("what an interrupted inspection left in %s is damaged: beginning anew", self.folder)
+                self.session.reset()
+                self.recorder.reset()
+                self.rows.clear()
+        for entry in self.folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        for name in (*PICTURES, STATE):
+            (self.folder / name).mkdir()
+        return 0
+
+    def _reload(self, point: SavedPoint) -> None:
+        self.session.restore(self.state)
+        with (self.state / ROWS).open("r+b") as file:
+            file.truncate(point.rows)
+            lines = file.read().splitlines()
+        if len(lines) != point.frames:
+            raise ValueError("rows are missing")
+        for line in lines:
+            row = json.loads(line)
+            picture = self.folder / "overlays" / f"{row['name']}.jpg"
+            self.recorder.add_step(
+                RouteStep(self._seconds(row), _pose(row["pose"]), row["state"], row["message"], len(row["detections"])),
+                row["ms"], _pose(row["odometry"]), lambda picture=picture: encode_jpeg(read_image(picture), PICTURE_WIDTH),
+            )  # fmt: skip
+            self.rows.append(row)
+
+
+def _key(site: Site, source: FrameSource, options: InspectOptions) -> str:
+    """Of what is inspected and how: an interrupted inspection of anything else is not gone on with."""
+    path = source.path.resolve()
+    size = sum(f.stat().st_size for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file())
+    facts = [site.manifest["files"], str(path), size, source.camera.to_dict(), repr(options)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _pose(rows: list | None) -> Pose | None:
+    return None if rows is None else Pose.from_matrix(np.array(rows))
+
+
+def _frame_row(frame: PatrolFrame, inspection: Inspection) -> dict:
+    refined, known = inspection.localization.pose, inspection.pose
+    return {
+        "name": frame.frame.name, "stamp": frame.stamp / SECOND, "state": inspection.state, "message": inspection.message,
+        "map_from_camera": None if refined is None else refined.matrix().round(6).tolist(),
+        "pose": None if known is None else known.matrix().round(6).tolist(),
+        "detections": [
+            {
+                "box": [int(v) for v in d.box], "area": int(d.area), "score": round(float(d.score), 4), "kind": d.kind,
+                "center": _list(d.center), "size": _list(d.size),
+            }
+            for d in inspection.detections
+        ],
+        "ms": {stage: round(value, 1) for stage, value in inspection.ms.items()},
+    }  # fmt: skip
+
+
+def _track_row(track: Track) -> dict:
+    return {
+        "id": track.id, "kind": track.kind, "score": round(track.score, 4), "views": track.views,
+        "center": _list(track.center), "size": _list(track.size), "first_seen": track.first_seen, "last_seen": track.last_seen,
+    }  # fmt: skip
+
+
+def _list(vector: np.ndarray | None) -> list[float] | None:
+    return None if vector is None else [round(float(v), 4) for v in vector]
