@@ -117,7 +117,7 @@ class SiteOptions:
     plain: Flag = False
     """Reverse distillation as published: no attention, novel views or reference comparison."""
     longest_side: Annotated[int, at_least(64)] = 320
-    """Pixels at which field and detector are trained."""
+    """Pixels of the longest side at which field, detector and inspection work."""
     seed: Annotated[int, at_least(0)] = 0
     """Of everything random."""
 
