@@ -1,12 +1,14 @@
 """Is a frame fit to be inspected? A covered lens, a black, white, frozen or blurred frame is the camera's fault.
 
-Such a frame must be said as such, and must not be reported as an anomaly of the place.
+Such a frame must be said as such, and must not be reported as an anomaly of the place. One that is only somewhat blurred, by
+a robot that turns, still shows what is large.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +24,7 @@ class FrameCheckOptions:
 
     dark, bright: grey values that 99 % of a black, or of a white frame do not pass; contrast: standard deviation of
     grey below which nothing is to be seen, in one cell of a grid; covered: share of such cells; sharpness: share of the
-    least sharp survey image's sharpness; moved: metres (or tens of degrees) after which two frames cannot be equal.
+    least sharp survey image's sharpness below which a frame is blurred; hopeless: below which it shows nothing any more; moved: metres (or tens of degrees) after which two frames cannot be equal.
     """
 
     dark: float = 18.0
@@ -30,7 +32,18 @@ class FrameCheckOptions:
     contrast: float = 3.0
     covered: float = 0.7
     sharpness: float = 0.5
+    hopeless: float = 0.25
     moved: float = 0.05
+
+
+class FrameVerdict(NamedTuple):
+    """reason: why a frame cannot be trusted, one phrase, empty where it can; hopeless: it must not even be looked at."""
+
+    reason: str
+    hopeless: bool
+
+
+SOUND = FrameVerdict("", False)
 
 
 class FrameCheck:
@@ -48,20 +61,22 @@ class FrameCheck:
         self._digest: bytes | None = None
         self._seen_at: Pose | None = None
 
-    def __call__(self, image: np.ndarray, odom_from_base: Pose | None = None) -> str:
-        """Why the frame (uint8 RGB, H x W x 3) cannot be inspected, one phrase; empty where it can."""
+    def __call__(self, image: np.ndarray, odom_from_base: Pose | None = None) -> FrameVerdict:
+        """Judge a frame (uint8 RGB, H x W x 3)."""
         if self._frozen(image, odom_from_base):
-            return "the camera's image is frozen: it stays the same while the robot moves"
+            return FrameVerdict("the camera's image is frozen: it stays the same while the robot moves", True)
         grey, options = _grey(image), self.options
         if np.percentile(grey, 99) < options.dark:
-            return "the image is black: the lens is covered or there is no light"
+            return FrameVerdict("the image is black: the lens is covered or there is no light", True)
         if np.percentile(grey, 1) > options.bright:
-            return "the image is white: the camera is blinded or overexposed"
+            return FrameVerdict("the image is white: the camera is blinded or overexposed", True)
         if _flat_share(grey, options.contrast) > options.covered:
-            return "the image shows nothing: the lens is covered or dirty"
-        if _sharpness(grey) < options.sharpness * self.least_sharpness:
-            return "the image is blurred: the lens is out of focus or dirty, or the robot too fast"
-        return ""
+            return FrameVerdict("the image shows nothing: the lens is covered or dirty", True)
+        sharpness = _sharpness(grey)
+        if sharpness < options.sharpness * self.least_sharpness:
+            reason = "the image is blurred: the lens is out of focus or dirty, or the robot too fast"
+            return FrameVerdict(reason, sharpness < options.hopeless * self.least_sharpness)
+        return SOUND
 
     def _frozen(self, image: np.ndarray, odom_from_base: Pose | None) -> bool:
         digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()

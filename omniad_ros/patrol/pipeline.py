@@ -124,11 +124,14 @@ class Inspector:
             self.evidence.clear()
         self.frames_without_pose = 0
 
-    def inspect(self, image: np.ndarray, camera: Camera, prior: Pose | None, stamp: float | None = None) -> Inspection:
+    def inspect(
+        self, image: np.ndarray, camera: Camera, prior: Pose | None, stamp: float | None = None, alone: bool = False
+    ) -> Inspection:
         """Inspect one rectified frame.
 
         image: uint8 RGB (H, W, 3), as large as ``camera`` says; prior: where odometry says the camera is, None for
-        nowhere; stamp: seconds, needed for tracks (time since start where None).
+        nowhere; stamp: seconds, needed for tracks (time since start where None); alone: neither weigh the frame with
+        earlier ones nor let it count for later ones or for tracks.
         """
         options = self.options
         threshold = self._threshold(options)
@@ -148,13 +151,13 @@ class Inspector:
         independent = heatmap = self.detector.heatmap(small, reference)
         detections: list[Detection] = []
         if reference is not None:
-            if self.evidence is not None:
+            if self.evidence is not None and not alone:
                 heatmap = self.evidence.fuse(heatmap, threshold, reference.depth, small_camera, pose)
             compared = ComparedFrame(small, reference, small_camera, pose)
             smallest = self.detector.options.smallest_region
             detections = find_regions(heatmap, compared, threshold=threshold, smallest=smallest)
         lap("detect")
-        if options.tracking and reference is not None:
+        if options.tracking and reference is not None and not alone:
             snapshot = (small, reference.image, heatmap)
             self.tracker.update(detections, small_camera, pose, reference.depth, stamp, snapshot, threshold)
         lap("track")

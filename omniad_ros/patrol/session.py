@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -109,11 +109,17 @@ class PatrolSession:
         image, stamp, mount = rectify(frame.image), frame.stamp, frame.base_from_camera
         odom_from_base = self.odometry.at(stamp, self.WAIT_FOR_ODOMETRY if wait and self.odometry.stamps else 0.0)
         prior = self.correction.prior(stamp, odom_from_base, mount, self.odometry.jumps)
-        if unfit := self.check(image, odom_from_base):
-            inspection = self._unfit(image, prior, unfit, started)
+        verdict = self.check(image, odom_from_base)
+        if verdict.hopeless:
+            inspection = self._unfit(image, prior, verdict.reason, started)
         else:
-            doubted = self.correction.doubted
-            inspection = self.inspector.inspect(image, rectify.camera, None if doubted else prior, stamp / SECOND)
+            known = None if self.correction.doubted else prior
+            # what a blurred frame shows counts for this frame only
+            inspection = self.inspector.inspect(
+                image, rectify.camera, known, stamp / SECOND, alone=bool(verdict.reason)
+            )
+            if verdict.reason and inspection.state == "ok":
+                inspection = replace(inspection, state="degraded", message=verdict.reason)
             if inspection.localization.pose is not None:
                 self.correction.correct(stamp, inspection.localization.pose, odom_from_base, mount)
             else:
