@@ -1,18 +1,19 @@
-"""Radiance fields: train one through nerfstudio, load it, render colour, depth and coverage."""
+"""Radiance fields: train one through nerfstudio, load it, and make a frame's reference view of it and of the photographs."""
 
-from omniad_ros.reference.views import Field, Rendering, StillField, novel_poses
+from importlib import import_module
 
-__all__ = [
-    "Field",
-    "Rendering",
-    "StillField",
-    "check_method",
-    "default_method",
-    "import_field",
-    "load_field",
-    "novel_poses",
-    "train_field",
-]
+_PLACES = {
+    "Field": "field", "Rendering": "field", "novel_poses": "novel", "Photographs": "photographs",
+    "ReferenceRenderer": "renderer", "load_field": "renderer", "ReferenceView": "view",
+}  # fmt: skip
+__all__ = [*_PLACES, "check_method", "default_method", "import_field", "train_field"]
+
+
+def __getattr__(name: str):
+    """What imports compilers comes when it is asked for."""
+    if name not in _PLACES:
+        raise AttributeError(name)
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
 
 
 def default_method() -> str:
@@ -24,7 +25,7 @@ def default_method() -> str:
 
 def check_method(method: str, options=()) -> None:
     """Raise OmniadError where nerfstudio has no such method or option, or this machine cannot train it."""
-    from omniad_ros.reference.trainer import check_method
+    from omniad_ros.reference.configuration import check_method
 
     check_method(method, options)
 
@@ -41,19 +42,3 @@ def import_field(*args, **kwargs) -> dict:
     from omniad_ros.reference.importing import import_field
 
     return import_field(*args, **kwargs)
-
-
-def load_field(radiance_dir) -> Field:
-    """The field in a site's radiance directory, rendered once where the camera stands still. Raises OmniadError where there is none that can be read."""
-    from pathlib import Path
-
-    from omniad_ros.core.files import read_json
-
-    radiance_dir = Path(radiance_dir)
-    if read_json(radiance_dir / "field.json").get("method") == "grid-field":
-        from omniad_ros.reference.grid_field import GridField
-
-        return StillField(GridField.load(radiance_dir))
-    from omniad_ros.reference.nerfstudio_field import NerfstudioField
-
-    return StillField(NerfstudioField.load(radiance_dir))

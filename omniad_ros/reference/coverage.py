@@ -6,20 +6,16 @@ made up behind things, or floats where few photographs look, is not covered, nor
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.reference.grid import PARTS, Grid
-from omniad_ros.reference.kernels import compiled
+from omniad_ros.reference.visibility import VISIBILITY, DepthViews, count_views
 
 LEAST_VIEWS = 3
 LEAST_COSINE, ALL_AROUND, BEYOND = 0.35, 0.5, np.radians(15.0)
 """A surface is covered up to this cosine to the mean direction it was seen in, and so far beyond the cone of these directions where
 that is wider; from all sides where their mean is shorter than ALL_AROUND."""
-TOLERANCE = 0.03
-"""Of the distance, within which two depths are the same surface."""
 
 
 def seen(grid: Grid, cell: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -55,11 +51,10 @@ def examine(field, camera: Camera, poses: list[Pose]) -> None:
     hits[:PARTS] = 0
     parts = np.flatnonzero(hits)
     points = sums[parts] / hits[parts, None]
-    rotations, positions = (np.array([getattr(pose, name) for pose in poses]) for name in ("rotation", "translation"))
-    support, through, toward = np.zeros(len(parts), np.int32), np.zeros(len(parts), np.int32), np.zeros((len(parts), 3))
-    _count(points, rotations, positions, np.array(camera.intrinsics), distances, 1.5 * grid.voxel,
-           support, through, toward)  # fmt: skip
-    sure = np.where(2 * support >= through, support, 0)
+    photographs = DepthViews.of(poses, camera, distances)
+    tolerance = VISIBILITY.coverage._replace(least=VISIBILITY.coverage_voxels * grid.voxel)
+    support, past, toward = count_views(points, photographs, tolerance)
+    sure = np.where(2 * support >= past, support, 0)
     views, direction = np.zeros(count, np.float32), np.zeros((count, 3), np.float32)
     views[parts], direction[parts] = sure, toward / np.maximum(support, 1)[:, None]
     _fill(views.reshape(-1, PARTS), direction.reshape(-1, PARTS, 3), (hits > 0).reshape(-1, PARTS))
@@ -81,37 +76,3 @@ def _fill(views: np.ndarray, direction: np.ndarray, hit: np.ndarray) -> None:
         values[some] = np.where(
             hit[some].reshape(len(some), PARTS, *[1] * (values.ndim - 2)), values[some], mean[:, None]
         )
-
-
-@compiled
-def _count(points, rotations, positions, intrinsics, distances, least, support, through, toward):
-    """For each point (P, 3): how many views (N distance maps (N, H, W), 0 where open) have it on their surface, how many
-    see past it, and the sum of the former's viewing directions."""
-    height, width = distances.shape[1], distances.shape[2]
-    for p in range(points.shape[0]):
-        for n in range(positions.shape[0]):
-            dx, dy, dz = points[p, 0] - positions[n, 0], points[p, 1] - positions[n, 1], points[p, 2] - positions[n, 2]
-            r = rotations[n]
-            z = r[0, 2] * dx + r[1, 2] * dy + r[2, 2] * dz
-            if z <= 1e-6:
-                continue
-            u = (r[0, 0] * dx + r[1, 0] * dy + r[2, 0] * dz) / z * intrinsics[0] + intrinsics[2] - 0.5
-            v = (r[0, 1] * dx + r[1, 1] * dy + r[2, 1] * dz) / z * intrinsics[1] + intrinsics[3] - 0.5
-            if u < 0 or v < 0 or u >= width - 1 or v >= height - 1:
-                continue
-            i, j = int(v), int(u)
-            low, high = 1e30, 0.0
-            for k in range(4):
-                d = distances[n, i + (k >> 1), j + (k & 1)]
-                low, high = min(low, d if d > 0 else 1e30), max(high, d)
-            if high <= 0:
-                continue
-            length = math.sqrt(dx * dx + dy * dy + dz * dz)
-            margin = max(least, TOLERANCE * length)
-            if length < low - margin:
-                through[p] += 1
-            elif length <= high + margin:
-                support[p] += 1
-                toward[p, 0] += dx / length
-                toward[p, 1] += dy / length
-                toward[p, 2] += dz / length

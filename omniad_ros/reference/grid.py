@@ -11,9 +11,10 @@ from functools import partial
 
 import numpy as np
 
-from omniad_ros.reference import updates
-from omniad_ros.reference.kernels import BLOCK, FEATURES, SKY_HEIGHT, SKY_WIDTH, VOXELS, Volume, parallel
+from omniad_ros.reference.compiled import parallel
 from omniad_ros.reference.space import Cameras, Space, contracted, expanded, view_count
+from omniad_ros.reference.updates import alive_blocks, count_free, occupy, resample
+from omniad_ros.reference.voxels import BLOCK, FEATURES, SKY_HEIGHT, SKY_WIDTH, VOXELS, Volume
 
 SHELL = 0.5
 PARTS = 8
@@ -67,7 +68,7 @@ class Grid:
         while True:
             keep = np.zeros(_table_shape(self.half, voxel), bool)
             ratio = self.voxel / voxel
-            updates.alive_blocks(self.positions, self.visible, self.occupied, weight, ratio, 1.0 + 0.5 * ratio, keep)
+            alive_blocks(self.positions, self.visible, self.occupied, weight, ratio, 1.0 + 0.5 * ratio, keep)
             wanted = int(keep.sum())
             if wanted <= 1.3 * most_blocks:
                 table = _allowed(space, voxel, cameras, keep)
@@ -88,9 +89,7 @@ class Grid:
         """Skip cells that are more transparent than ``alpha`` a sample from now on."""
         thickness = self.scale * STRIDE * self.voxel
         threshold = math.log(math.expm1(min(30.0, -math.log1p(-alpha) / thickness))) - SHIFT
-        parallel(
-            lambda a, b: updates.occupy(self.neighbours, self.density, self.occupied, a, b, threshold), len(self), 2048
-        )
+        parallel(lambda a, b: occupy(self.neighbours, self.density, self.occupied, a, b, threshold), len(self), 2048)
 
     def clear(self, positions: np.ndarray, radius: float) -> None:
         """Empty the balls around the cameras: the robot was there."""
@@ -109,7 +108,7 @@ class Grid:
         if not len(origins):
             return
         free = np.zeros(len(self.density), np.uint16)
-        updates.count_free(self.volume(), origins - self.center, targets - self.center, 2 * self.voxel, free)
+        count_free(self.volume(), origins - self.center, targets - self.center, 2 * self.voxel, free)
         free[self._around(targets)] = 0
         self.density[free >= lines] = CARVED
 
@@ -145,7 +144,7 @@ class Grid:
 
 
 def _resample(old: Grid, new: Grid, ratio: float, start: int, end: int) -> None:
-    updates.resample(
+    resample(
         old.table,
         old.neighbours,
         old.density,

@@ -9,14 +9,16 @@ import numpy as np
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import read_json, write_atomically, write_json
 from omniad_ros.core.geometry import Camera, Pose
-from omniad_ros.reference import kernels
+from omniad_ros.reference.compiled import parallel
 from omniad_ros.reference.coverage import seen
+from omniad_ros.reference.field import Rendering
 from omniad_ros.reference.grid import STRIDE, Grid
-from omniad_ros.reference.kernels import FEATURES, VOXELS, parallel
+from omniad_ros.reference.marching import Rays, Rendered, Steps, render
 from omniad_ros.reference.shading import shade
-from omniad_ros.reference.views import Rendering
+from omniad_ros.reference.voxels import FEATURES, VOXELS
 
 CHUNK = 1024
+STEPS = Steps(STRIDE, floor=1e-3, stop=1e-2)
 COVERED_OPACITY, COVERED_SPREAD = 0.7, 0.05
 """A pixel is covered where the ray is this opaque, its surface this well placed (relative to the distance), and `seen`."""
 
@@ -33,22 +35,18 @@ class GridField:
     def rays(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Colour (R, 3), [opacity, median distance, relative spread] (R, 3) and cell (R,) of rays with unit directions."""
         count = len(origins)
-        feature, scalar, cell = (
-            np.empty((count, FEATURES), np.float32),
-            np.empty((count, 3), np.float32),
-            np.empty(count, np.int32),
+        out = Rendered(
+            np.empty((count, FEATURES), np.float32), np.empty((count, 3), np.float32), np.empty(count, np.int32)
         )
         colour = np.empty((count, 3), np.float32)
-        volume = self.grid.volume()
+        volume, rays = self.grid.volume(), Rays(origins, directions, np.full(count, self.near), np.full(count, 0.5))
 
         def chunk(start, end):
-            kernels.render(
-                volume, STRIDE, origins, directions, self.near, 1e-3, 1e-2, start, end, feature, scalar, cell
-            )
-            colour[start:end] = shade(feature[start:end], directions[start:end], self.shader)
+            render(volume, STEPS, rays, out, start, end)
+            colour[start:end] = shade(out.feature[start:end], directions[start:end], self.shader)
 
         parallel(chunk, count, CHUNK)
-        return colour, scalar, cell
+        return colour, out.scalar, out.cell
 
     def render(self, camera: Camera, pose: Pose) -> Rendering:
         """See `Field.render`."""

@@ -13,14 +13,19 @@ from nerfstudio.engine.optimizers import OptimizerConfig
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor, nn
 
-from omniad_ros.reference import kernels, updates
+from omniad_ros.reference.compiled import parallel
+from omniad_ros.reference.gradients import Batch, Composed, GridGradient, Samples, backward, forward
 from omniad_ros.reference.grid import STRIDE, Grid
-from omniad_ros.reference.kernels import FEATURES, SAMPLES, parallel
+from omniad_ros.reference.marching import Rays, Steps
+from omniad_ros.reference.optimizing import rebind
 from omniad_ros.reference.shading import DIRECTION, HIDDEN, harmonics
 from omniad_ros.reference.space import Cameras, survey_space
-from omniad_ros.reference.trainer import rebind
+from omniad_ros.reference.updates import adam, smooth
+from omniad_ros.reference.voxels import FEATURES
 
 CHUNK = 256
+STOP = 1e-3
+"""Transmittance at which a training ray ends."""
 FOG = 2e-4
 """Opacity a sample below which cells are skipped at first: what begins as thin fog may yet become a surface."""
 
@@ -30,25 +35,22 @@ class March(torch.autograd.Function):
     parameters' ``grad``; the sky's is returned."""
 
     @staticmethod
-    def forward(ctx, density, features, sky, module, origins, directions, near, jitter, target, floor):
-        rays, grid = len(origins), module.grid
-        buffers = module.buffers_for(rays)
-        feature, scalar = np.empty((rays, FEATURES), np.float32), np.empty((rays, 4), np.float32)
-        length, volume = module.length, grid.volume()
-        parallel(lambda a, b: kernels.forward(volume, STRIDE, origins, directions, near, jitter, target, floor, 1e-3, length,
-                                              a, b, *buffers, module.touched, feature, scalar), rays, CHUNK)  # fmt: skip
-        ctx.saved = module, volume, directions, target, length, buffers, 1 - scalar[:, 0]
-        return torch.from_numpy(feature), torch.from_numpy(scalar)
+    def forward(ctx, density, features, sky, module, rays, target, floor):
+        count, volume, steps = len(rays.origins), module.grid.volume(), Steps(STRIDE, floor, STOP)
+        batch = Batch(rays, module.samples_for(count), target, module.length)
+        out = Composed(np.empty((count, FEATURES), np.float32), np.empty((count, 4), np.float32))
+        parallel(lambda a, b: forward(volume, steps, batch, module.touched, out, a, b), count, CHUNK)
+        ctx.saved = module, volume, steps, batch, 1 - out.scalar[:, 0]
+        return torch.from_numpy(out.feature), torch.from_numpy(out.scalar)
 
     @staticmethod
     def backward(ctx, grad_feature, grad_scalar):
-        module, volume, directions, target, length, buffers, rest = ctx.saved
-        grad_feature, grad_scalar = grad_feature.contiguous().numpy(), grad_scalar.contiguous().numpy()
+        module, volume, steps, batch, rest = ctx.saved
+        given = Composed(grad_feature.contiguous().numpy(), grad_scalar.contiguous().numpy())
         sky = np.zeros_like(volume.sky)
-        grads = [module.density.grad.numpy(), module.features.grad.numpy(), sky]
-        parallel(lambda a, b: kernels.backward(volume, STRIDE, directions, target, length, a, b, *buffers, rest, grad_feature,
-                                               grad_scalar, *grads), len(rest), CHUNK)  # fmt: skip
-        return None, None, torch.from_numpy(sky), *(None,) * 7
+        gradient = GridGradient(module.density.grad.numpy(), module.features.grad.numpy(), sky)
+        parallel(lambda a, b: backward(volume, steps, batch, rest, given, gradient, a, b), len(rest), CHUNK)
+        return None, None, torch.from_numpy(sky), *(None,) * 4
 
 
 class GridModule(nn.Module):
@@ -87,13 +89,10 @@ class GridModule(nn.Module):
         parameter.grad = torch.zeros_like(parameter)
         return parameter
 
-    def buffers_for(self, rays: int):
+    def samples_for(self, rays: int) -> Samples:
         """Memory for the samples of a batch, kept from step to step."""
-        if self.samples is None or len(self.samples[0]) < rays:
-            self.samples = (
-                np.empty(rays, np.int32), np.empty((rays, SAMPLES), np.int32), np.empty((rays, SAMPLES, 3), np.float32),
-                np.empty((rays, SAMPLES, 3), np.float32), np.empty((rays, SAMPLES, 2), np.float32),
-            )  # fmt: skip
+        if self.samples is None or len(self.samples.count) < rays:
+            self.samples = Samples.room(rays)
         return self.samples
 
     def smooth(self, density: float, features: float) -> None:
@@ -104,7 +103,7 @@ class GridModule(nn.Module):
 
 
 def _smooth(neighbours, values, touched, share, start, end):
-    updates.smooth(neighbours, values, touched, start, end, share)
+    smooth(neighbours, values, touched, start, end, share)
 
 
 class SparseAdam(torch.optim.Optimizer):
@@ -128,7 +127,7 @@ class SparseAdam(torch.optim.Optimizer):
                     state["first"], state["second"] = torch.zeros(values.shape), torch.zeros(values.shape)
                 first, second = state["first"].numpy(), state["second"].numpy()
                 rate = group["lr"] * getattr(parameter, "rate", 1.0)
-                parallel(lambda a, b: updates.adam(values, gradients, first, second, touched, a, b, rate, beta1, beta2,  # noqa: B023
+                parallel(lambda a, b: adam(values, gradients, first, second, touched, a, b, rate, beta1, beta2,  # noqa: B023
                                                    group["eps"]), len(touched), 512)  # noqa: B023  # fmt: skip
 
 
@@ -260,7 +259,7 @@ class GridFieldModel(Model):
         floor = (1e-5, 1e-4, 3e-4, 1e-3)[min(int(self.stage), 3)]
         module = self.field
         feature, scalar = March.apply(
-            module.density, module.features, module.sky, module, origins, directions, near, jitter, target, floor
+            module.density, module.features, module.sky, module, Rays(origins, directions, near, jitter), target, floor
         )
         encoded = torch.stack(harmonics(torch.from_numpy(directions)), 1)
         rgb = feature[:, :3] + self.shader(torch.cat([feature, encoded], 1))

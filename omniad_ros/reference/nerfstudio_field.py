@@ -12,11 +12,13 @@ import numpy as np
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import read_json, write_atomically, write_json
 from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.reference.configuration import method_config
 from omniad_ros.reference.coverage import LEAST_VIEWS
-from omniad_ros.reference.trainer import method_config, silent_nerfstudio, tensors
-from omniad_ros.reference.views import Rendering
+from omniad_ros.reference.field import Rendering
+from omniad_ros.reference.trainer import silent_nerfstudio, tensors
+from omniad_ros.reference.visibility import VISIBILITY, DepthViews, count_views
 
-COVERED_OPACITY, DEPTH_TOLERANCE = 0.7, 0.05
+COVERED_OPACITY = 0.7
 
 
 def place_in_unit_box(config) -> None:
@@ -28,11 +30,13 @@ def place_in_unit_box(config) -> None:
 
 
 class NerfstudioField:
-    """transform (3, 4) and scale: from the map to the model's coordinates, ``scale * (transform @ x)``."""
+    """transform (3, 4) and scale: from the map to the model's coordinates, ``scale * (transform @ x)``; survey: what the field
+    has in the training views, of ``camera``."""
 
     def __init__(self, model, transform: np.ndarray, scale: float):
         self.model, self.transform, self.scale = model, np.asarray(transform, np.float64), float(scale)
-        self.camera, self.poses, self.depths = None, np.zeros((0, 4, 4)), np.zeros((0, 1, 1), np.float32)
+        self.camera: Camera | None = None
+        self.survey: DepthViews | None = None
 
     def _outputs(self, camera: Camera, pose: Pose) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Colour (H, W, 3), depth along the axis in metres (H, W), opacity (H, W)."""
@@ -58,27 +62,17 @@ class NerfstudioField:
     def render(self, camera: Camera, pose: Pose) -> Rendering:
         """See `Field.render`."""
         colour, depth, opacity = self._outputs(camera, pose)
-        seen = self._views(pose.apply(camera.directions() * depth[..., None]).reshape(-1, 3)).reshape(depth.shape)
-        covered = (opacity > COVERED_OPACITY) & (seen >= LEAST_VIEWS)
+        points = pose.apply(camera.directions() * depth[..., None]).reshape(-1, 3)
+        seen, _, _ = count_views(points, self.survey, VISIBILITY.nerfstudio)
+        covered = (opacity > COVERED_OPACITY) & (seen.reshape(depth.shape) >= LEAST_VIEWS)
         image = (np.clip(colour, 0, 1) * 255 + 0.5).astype(np.uint8)
         return Rendering(image, np.where(covered, depth, np.nan).astype(np.float32))
 
-    def remember_depths(self, camera: Camera, poses: list[Pose]) -> None:
-        """Render the depth maps of the training views, at ``camera``'s small size."""
-        self.camera, self.poses = camera, np.array([pose.matrix() for pose in poses])
+    def examine(self, camera: Camera, poses: list[Pose]) -> None:
+        """Fill in ``survey``: what the field has in each training view, at ``camera``'s small size."""
         rendered = [self._outputs(camera, pose) for pose in poses]
-        self.depths = np.array([np.where(opacity > 0.5, depth, 0) for _, depth, opacity in rendered], np.float32)
-
-    def _views(self, points: np.ndarray) -> np.ndarray:
-        """How many training views see each point (N, 3) at the depth that they have there."""
-        count = np.zeros(len(points), np.int32)
-        for matrix, depths in zip(self.poses, self.depths, strict=True):
-            local = (points - matrix[:3, 3]) @ matrix[:3, :3]
-            u, v = np.nan_to_num(self.camera.project(local), nan=-1.0).T
-            inside = (u >= 0) & (v >= 0) & (u < self.camera.width) & (v < self.camera.height)
-            there = depths[v[inside].astype(int), u[inside].astype(int)]
-            count[inside] += np.abs(local[inside, 2] - there) < DEPTH_TOLERANCE * there
-        return count
+        depths = np.array([np.where(opacity > 0.5, depth, 0) for _, depth, opacity in rendered], np.float32)
+        self.camera, self.survey = camera, DepthViews.of(poses, camera, depths)
 
     def save(self, directory: Path, info: dict) -> None:
         """Write field.json and weights.safetensors; info: at least method, options and views, from which `load` rebuilds it."""
@@ -86,7 +80,10 @@ class NerfstudioField:
         from safetensors.torch import save
 
         state = tensors(self.model)
-        state["training.depths"], state["training.poses"] = torch.from_numpy(self.depths), torch.from_numpy(self.poses)
+        state["training.depths"] = torch.from_numpy(self.survey.depths)
+        poses = np.tile(np.eye(4), (len(self.survey.positions), 1, 1))
+        poses[:, :3, :3], poses[:, :3, 3] = self.survey.rotations, self.survey.positions
+        state["training.poses"] = torch.from_numpy(poses)
         write_atomically(directory / "weights.safetensors", save(state))
         write_json(directory / "field.json", {
             **info, "transform": self.transform.tolist(), "scale": self.scale, "camera": self.camera.to_dict(),
@@ -123,7 +120,10 @@ class NerfstudioField:
                     )
                 model.load_state_dict(state, strict=False)
             field = NerfstudioField(model.to(device).eval(), info["transform"], info["scale"])
-            field.camera, field.depths, field.poses = Camera.from_dict(info["camera"]), depths.numpy(), poses.numpy()
+            field.camera = Camera.from_dict(info["camera"])
+            field.survey = DepthViews.of(
+                [Pose(p[:3, :3], p[:3, 3]) for p in poses.numpy()], field.camera, depths.numpy()
+            )
             return field
         except OmniadError:
             raise

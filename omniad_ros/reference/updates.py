@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from omniad_ros.reference.kernels import FEATURES, VOXELS, compiled, contract, corner
+from omniad_ros.reference.compiled import compiled
+from omniad_ros.reference.voxels import FEATURES, VOXELS, contract, corner
 
 
 @compiled

@@ -13,8 +13,8 @@ import numpy as np
 from omniad_ros.core.images import resized, resized_map
 
 FALSE_ALARM_FLOOR, FALSE_ALARM_STEPS = -6.0, 16
-"""Logit of the comparison from which what it raises in a normal photograph is noted, and steps a unit in which it is kept:
-a normal pixel lies near -7, one byte reaches to +10."""
+"""Logit of the comparison from which what it raises in a normal photograph is noted, and steps a unit in which it is kept, so
+that one byte reaches to about +10."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TrustOptions:
 
     coverage_gap, support_gap: pixels at working size up to which a gap does not count in what is covered, and in what
     photographs bear out (along silhouettes a depth belongs to neither side, though the survey saw both); least_support:
-    photographs that must agree, for a single one may agree with a floater by chance. Measured in docs/detection.md.
+    photographs that must agree, for a single one may agree with a floater by chance. The gaps were measured (docs/detection.md).
     """
 
     coverage_gap: int = 15

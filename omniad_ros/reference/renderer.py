@@ -1,0 +1,75 @@
+"""The only place where a frame's reference view is made, whoever asks: the node nerf_renderer, the inspector, evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from omniad_ros.core.files import read_json
+from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.reference.field import Field
+from omniad_ros.reference.photographs import PHOTOGRAPHS, Photographs
+from omniad_ros.reference.view import ReferenceView
+from omniad_ros.site import Site
+
+STILL_PIXELS = 0.2
+"""A camera that moved the picture by less stands still."""
+
+
+class ReferenceRenderer:
+    """Renders the field and redraws it from the photographs, where the site has any.
+
+    While the camera stands still, as a robot does much of its time, the last view is given again. For one thread.
+    """
+
+    def __init__(self, field: Field, photographs: Photographs | None):
+        self.field, self.photographs = field, photographs
+        self._last: tuple[Camera, Pose, ReferenceView] | None = None
+
+    @staticmethod
+    def of_site(site: Site) -> ReferenceRenderer:
+        """Raises OmniadError where the site's field or photographs cannot be read."""
+        photographs = Photographs.load(site.detector_dir / PHOTOGRAPHS) if has_photographs(site) else None
+        return ReferenceRenderer(load_field(site.radiance_dir), photographs)
+
+    def render(self, camera: Camera, pose: Pose) -> ReferenceView:
+        """What the place should look like to ``camera`` (without distortion) at ``pose``, at the camera's size."""
+        last = self._last
+        if last is None or last[0] != camera or _moved_pixels(*last, pose) > STILL_PIXELS:
+            last = self._last = camera, pose, self._draw(camera, pose)
+        return last[2]
+
+    def _draw(self, camera: Camera, pose: Pose) -> ReferenceView:
+        rendering = self.field.render(camera, pose)
+        if self.photographs is None:
+            return ReferenceView(rendering.image, rendering.depth)
+        return self.photographs.redraw(rendering, camera, pose)
+
+
+def has_photographs(site: Site) -> bool:
+    """Whether reference views of this site are redrawn, and so have support and false alarms."""
+    return (site.detector_dir / PHOTOGRAPHS).is_file()
+
+
+def load_field(radiance_dir: Path | str) -> Field:
+    """The field in a site's radiance directory. Raises OmniadError where there is none that can be read."""
+    radiance_dir = Path(radiance_dir)
+    if read_json(radiance_dir / "field.json").get("method") == "grid-field":
+        from omniad_ros.reference.grid_field import GridField
+
+        return GridField.load(radiance_dir)
+    from omniad_ros.reference.nerfstudio_field import NerfstudioField
+
+    return NerfstudioField.load(radiance_dir)
+
+
+def _moved_pixels(camera: Camera, before: Pose, view: ReferenceView, now: Pose) -> float:
+    """By how many pixels, at most, the picture moves between two poses; infinite where no depth is known."""
+    step = before.inverse() @ now
+    angle, shift = np.linalg.norm(Rotation.from_matrix(step.rotation).as_rotvec()), np.linalg.norm(step.translation)
+    depth = view.depth[np.isfinite(view.depth)]
+    if shift > 0 and not len(depth):
+        return np.inf
+    return float(camera.fx * (angle + (shift / np.percentile(depth, 1) if shift > 0 else 0.0)))
