@@ -358,9 +358,9 @@ class Site:
             noted = _read(detector, _Detector).options.longest_side if detector.is_file() else LONGEST_SIDE
         return noted
 
-    def working_camera(self, camera: Camera) -> Camera:
-        """The camera of a frame's reference view and comparison: rectified, at the working size."""
-        return camera.undistorted().fitted(LARGEST_SIDE).fitted(self.longest_side)
+    def working_camera(self, camera: Camera, longest_side: int | None = None) -> Camera:
+        """The camera of a frame's reference view and comparison: rectified, at the working size, or another where it is given."""
+        return camera.undistorted().fitted(LARGEST_SIDE).fitted(longest_side or self.longest_side)
 
     @property
     def map_dir(self) -> Path:

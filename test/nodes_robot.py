@@ -25,9 +25,9 @@ from omniad_ros.ros.participant import Participant
 PATIENCE = 180.0
 """Seconds for anything to happen: torch's import alone takes seconds, on a busy machine a minute."""
 OUTPUTS = {
-    "heatmap": (Image, OUTPUT), "overlay": (Image, OUTPUT), "mask": (Image, OUTPUT), "markers": (MarkerArray, OUTPUT),
+    "heatmap": (Image, OUTPUT), "heatmap_independent": (Image, OUTPUT), "overlay": (Image, OUTPUT), "mask": (Image, OUTPUT), "markers": (MarkerArray, OUTPUT),
     "pose": (PoseWithCovarianceStamped, OUTPUT), "map_points": (PointCloud2, LATCHED), "route": (Path, LATCHED),
-    "reference/image": (Image, OUTPUT), "reference/depth": (Image, OUTPUT),
+    **{f"reference/{part}": (Image, OUTPUT) for part in ("image", "depth", "support", "false_alarm")},
 }  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from omniad_ros.site import Site
 
 TIMEOUT = 15.0
 """Seconds that the inspector waits for the renderer here; a busy machine must not look like a dead renderer."""
-EVERY_FRAME = ("heatmap", "mask", "overlay", "pose", "reference/image", "reference/depth")
+REFERENCE = ("reference/image", "reference/depth", "reference/support", "reference/false_alarm")
+EVERY_FRAME = ("heatmap", "mask", "overlay", "pose", *REFERENCE)
 """What is published of each frame that is fully inspected."""
 
 
@@ -30,11 +31,9 @@ class System:
     def start(self, node: str, wait: bool = True, **parameters) -> None:
         if node == "inspector":
             parameters = {
-                "reference_timeout": TIMEOUT, "longest_side": 160, "report_directory": str(self.folder / "report"),
+                "reference_timeout": TIMEOUT, "report_directory": str(self.folder / "report"),
                 "state_file": str(self.folder / "state.json"), **parameters,
             }  # fmt: skip
-        else:
-            parameters = {"longest_side": 160, **parameters}
         self.robot.spin(0.1)  # what the last process of that name said is heard before it is forgotten
         self.robot.status.pop(node, None)
         self.nodes[node] = processes.start(node, {"site": self.site, **parameters}, environment=self.environment)

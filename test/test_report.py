@@ -10,14 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from omniad_ros.report.recorded import inspect_images
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Pose
-from omniad_ros.core.images import write_image
+from omniad_ros.core.images import encode_jpeg, write_image
 from omniad_ros.mapping import Localization
 from omniad_ros.patrol.tracks import Track, Tracker
 from omniad_ros.report import GalleryFrame, PatrolRecorder, PatrolReport, PlantedMark, RouteStep, write_report
-from omniad_ros.report.pictures import encode_jpeg
+from omniad_ros.report.recorded import inspect_images
 from omniad_ros.site import Site, SparsePoints, write_transforms
 
 RNG = np.random.default_rng(0)

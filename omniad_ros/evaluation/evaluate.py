@@ -29,7 +29,6 @@ from omniad_ros.patrol.pipeline import Inspection, InspectionOptions, Inspector
 from omniad_ros.patrol.session import PatrolSession
 from omniad_ros.recordings import SurveySource, read_survey
 from omniad_ros.reference import load_field, novel_poses
-from omniad_ros.reference.photographs import PHOTOGRAPHS, Photographs
 from omniad_ros.reference.renderer import ReferenceRenderer
 from omniad_ros.site import Site
 
@@ -148,7 +147,7 @@ def _adapt(site: Site, inspector: Inspector, frames: TestFrames, folder: Path, p
     folder.mkdir()
     adapt_into(site, [pose for pose in poses if pose is not None], folder, part(progress, 0.2, 1.0))
     inspector.detector = Detector.load(folder)
-    inspector.render = ReferenceRenderer(load_field(site.radiance_dir), Photographs.load(folder / PHOTOGRAPHS)).render
+    inspector.render = ReferenceRenderer.of_site(site, folder).render
 
 
 class _Kept:

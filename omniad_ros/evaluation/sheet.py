@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from omniad_ros.core.images import heat_colors, resized
+
 TILE = 320
 GAP = 6
 EACH = 3
@@ -69,33 +71,25 @@ class ContactSheet:
         return np.ascontiguousarray(np.concatenate(parts)[..., ::-1])
 
 
-def heat_colors(heatmap: np.ndarray) -> np.ndarray:
-    """uint8 RGB (H, W, 3) of a heatmap in [0, 1]."""
-    grey = np.round(255 * np.clip(heatmap, 0, 1)).astype(np.uint8)
-    return np.ascontiguousarray(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1])
-
-
 def _strip(row: Row) -> np.ndarray:
     height = round(row.image.shape[0] * TILE / row.image.shape[1])
-    heat = _fit(heat_colors(row.heatmap), height)
+    heat = resized(heat_colors(row.heatmap), TILE, height)
     outline, _ = cv2.findContours(
-        _fit((row.heatmap >= row.threshold).astype(np.uint8) * 255, height), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+        resized((row.heatmap >= row.threshold).astype(np.uint8) * 255, TILE, height),
+        cv2.RETR_EXTERNAL,
+        cv2.CHAIN_APPROX_NONE,
     )
     cv2.drawContours(heat, outline, -1, (255, 255, 255), 1)
-    truth = _fit(row.image // 2, height)
-    truth[_fit(row.mask.astype(np.uint8) * 255, height) > 127] = (255, 255, 255)
-    reference = np.full((height, TILE, 3), 245, np.uint8) if row.reference is None else _fit(row.reference, height)
+    truth = resized(row.image // 2, TILE, height)
+    truth[resized(row.mask.astype(np.uint8) * 255, TILE, height) > 127] = (255, 255, 255)
+    reference = (
+        np.full((height, TILE, 3), 245, np.uint8) if row.reference is None else resized(row.reference, TILE, height)
+    )
     gap = np.full((height, GAP, 3), PAPER, np.uint8)
     tiles = [gap]
-    for tile in (_fit(row.image, height), reference, heat, truth):
+    for tile in (resized(row.image, TILE, height), reference, heat, truth):
         tiles += [tile[..., ::-1], gap]
     return np.concatenate(tiles, axis=1)
-
-
-def _fit(image: np.ndarray, height: int) -> np.ndarray:
-    return cv2.resize(
-        image, (TILE, height), interpolation=cv2.INTER_AREA if image.shape[1] > TILE else cv2.INTER_LINEAR
-    )
 
 
 def _headings(width: int) -> np.ndarray:

@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 
 from omniad_ros.core.geometry import Camera, Pose
-from omniad_ros.core.images import resized, resized_map
+from omniad_ros.core.images import heat_colors, resized, resized_map
 from omniad_ros.detection import ComparedFrame, Detection, Detector, find_regions
 from omniad_ros.mapping import Localization, Localizer
 from omniad_ros.patrol.evidence import EvidenceVolume
 from omniad_ros.patrol.tracks import Track, Tracker
 from omniad_ros.reference import ReferenceRenderer, ReferenceView
-from omniad_ros.site import LARGEST_SIDE, Site, SparsePoints
+from omniad_ros.site import Site, SparsePoints
 
 NORMAL, UNCOVERED, ANOMALOUS = 0, 128, 255
 """Values of `Inspection.mask`."""
@@ -83,7 +83,9 @@ class Inspector:
         self.site, self.options = site, options or InspectionOptions()
         self.localizer = Localizer.load(site.map_dir)
         self.detector = Detector.load(site.detector_dir)
-        self.render = render or ReferenceRenderer.of_site(site).render
+        self.renderer = ReferenceRenderer.of_site(site) if render is None else None
+        """Of this process; None where another makes the views, so that the photographs are in memory once."""
+        self.render = self.renderer.render if render is None else render
         self.evidence = EvidenceVolume.of_site(site.mapped, self.points) if self.options.evidence else None
         self.reset()
 
@@ -102,19 +104,20 @@ class Inspector:
 
     def working_camera(self, camera: Camera) -> Camera:
         """In which a frame of a rectified camera is compared."""
-        return self._working_camera(camera, self.options.longest_side)
-
-    def _working_camera(self, camera: Camera, side: int | None) -> Camera:
-        return self.site.working_camera(camera) if side is None else camera.fitted(LARGEST_SIDE).fitted(side)
+        return self.site.working_camera(camera, self.options.longest_side)
 
     def warm_up(self, image: np.ndarray, camera: Camera, pose: Pose) -> None:
         """Do a frame's work on a survey image and forget it, so that the first frame does not wait for compilers and caches."""
         self.localizer.localize(image, camera, pose)
         small = self.working_camera(camera)
-        frame, depth = resized(image, small.width, small.height), np.ones((small.height, small.width), np.float32)
-        heatmap = self.detector.heatmap(frame, ReferenceView(frame, depth))
+        frame = resized(image, small.width, small.height)
+        if self.renderer is not None:
+            reference = self.renderer.render(small, pose)
+        else:  # another process is asked when there is something to ask for
+            reference = ReferenceView(frame, np.ones(frame.shape[:2], np.float32))
+        heatmap = self.detector.heatmap(frame, reference)
         if self.evidence is not None:
-            self.evidence.fuse(heatmap, self.threshold, depth, small, pose)
+            self.evidence.fuse(heatmap, self.threshold, reference.depth, small, pose)
             self.evidence.clear()
 
     def reset(self) -> None:
@@ -144,7 +147,7 @@ class Inspector:
         if pose is None or self.frames_without_pose > options.lost_after:
             return self._lost(image, pose, localization, lap.ms)
 
-        small_camera = self._working_camera(camera, options.longest_side)
+        small_camera = self.site.working_camera(camera, options.longest_side)
         small = resized(image, small_camera.width, small_camera.height)
         reference = self.render(small_camera, pose) if localization.pose is not None else None
         lap("render")
@@ -201,7 +204,7 @@ class _Stopwatch:
 
 def overlay(image: np.ndarray, inspection: Inspection) -> np.ndarray:
     """The frame with heatmap, outlines of anomalous regions and what is not covered shaded: uint8 RGB (H, W, 3)."""
-    heat = cv2.applyColorMap((255 * inspection.heatmap).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    heat = heat_colors(inspection.heatmap)
     weight = 0.6 * inspection.heatmap[..., None]
     picture = (image * (1 - weight) + heat * weight).astype(np.uint8)
     uncovered = inspection.mask == UNCOVERED

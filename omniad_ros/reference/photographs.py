@@ -24,6 +24,7 @@ from omniad_ros.reference.field import Rendering
 from omniad_ros.reference.redrawing import Sight, Source, Sums, Warp, agreed_depth, blend, carry_depth, draw, weigh
 from omniad_ros.reference.view import FALSE_ALARM_FLOOR, FALSE_ALARM_STEPS, ReferenceView
 from omniad_ros.reference.visibility import VISIBILITY
+from omniad_ros.site import Site
 
 PHOTOGRAPHS = "views.safetensors"
 """The file of a site's detector in which its photographs are."""
@@ -51,6 +52,11 @@ class RedrawOptions:
 
 
 OPTIONS = RedrawOptions()
+
+
+def has_photographs(site: Site) -> bool:
+    """Whether reference views of this site are redrawn, and so have support and false alarms."""
+    return (site.detector_dir / PHOTOGRAPHS).is_file()
 
 
 def chosen(count: int, most: int = OPTIONS.kept) -> np.ndarray:

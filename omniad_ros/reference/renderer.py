@@ -29,10 +29,13 @@ class ReferenceRenderer:
         self._last: tuple[Camera, Pose, ReferenceView] | None = None
 
     @staticmethod
-    def of_site(site: Site) -> ReferenceRenderer:
-        """Raises OmniadError where the site's field or photographs cannot be read."""
-        photographs = Photographs.load(site.detector_dir / PHOTOGRAPHS) if has_photographs(site) else None
-        return ReferenceRenderer(load_field(site.radiance_dir), photographs)
+    def of_site(site: Site, detector_dir: Path | None = None) -> ReferenceRenderer:
+        """detector_dir: of the detector whose photographs are drawn from, where it is not the site's own.
+
+        Raises OmniadError where the field or the photographs cannot be read.
+        """
+        path = (detector_dir or site.detector_dir) / PHOTOGRAPHS
+        return ReferenceRenderer(load_field(site.radiance_dir), Photographs.load(path) if path.is_file() else None)
 
     def render(self, camera: Camera, pose: Pose) -> ReferenceView:
         """What the place should look like to ``camera`` (without distortion) at ``pose``, at the camera's size."""
@@ -46,11 +49,6 @@ class ReferenceRenderer:
         if self.photographs is None:
             return ReferenceView(rendering.image, rendering.depth)
         return self.photographs.redraw(rendering, camera, pose)
-
-
-def has_photographs(site: Site) -> bool:
-    """Whether reference views of this site are redrawn, and so have support and false alarms."""
-    return (site.detector_dir / PHOTOGRAPHS).is_file()
 
 
 def load_field(radiance_dir: Path | str) -> Field:

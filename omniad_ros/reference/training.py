@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
-from omniad_ros.core.images import write_image
+from omniad_ros.core.images import resized, write_image
 from omniad_ros.reference.configuration import check_method, method_config
 from omniad_ros.reference.coverage import examine
 from omniad_ros.reference.grid_field import GridField
@@ -109,16 +109,12 @@ def _train_other(method, options, data, out, camera, poses, progress) -> dict:
 
 def write_dataset(images: PosedImages, points: SparsePoints, train: Sequence[int], out: Path, camera) -> None:
     """A dataset in nerfstudio's format of ``images[train]``, resized to ``camera``, with the points they see."""
-    import cv2
     from safetensors.numpy import save
 
     (out / "images").mkdir(parents=True, exist_ok=True)
     names = [f"images/{i:06d}.png" for i in range(len(train))]
     for name, index in zip(names, train, strict=True):
-        image = images.image(index)
-        if image.shape[:2] != (camera.height, camera.width):
-            image = cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
-        write_image(out / name, image)
+        write_image(out / name, resized(images.image(index), camera.width, camera.height))
     subset = PosedImages(camera, out, tuple(names), tuple(images.poses[i] for i in train))
     split = {"train_filenames": names, "val_filenames": names[:1], "test_filenames": names[:1]}
     write_transforms(out / "transforms.json", subset, split)

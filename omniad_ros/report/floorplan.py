@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from omniad_ros.core.images import data_uri
 from omniad_ros.report.data import PatrolReport
-from omniad_ros.report.pictures import data_uri
 
 WIDTH = 1000
 """Of the drawing, in its own units."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from omniad_ros.core.geometry import Pose
+from omniad_ros.core.images import encode_jpeg
 from omniad_ros.report.data import GalleryFrame, PatrolReport, RouteStep
-from omniad_ros.report.pictures import encode_jpeg
 
 if TYPE_CHECKING:
     from omniad_ros.patrol.pipeline import Inspection

@@ -10,9 +10,10 @@ import numpy as np
 from omniad_ros import __version__
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import write_atomically
+from omniad_ros.core.images import data_uri
 from omniad_ros.report.data import PatrolReport
 from omniad_ros.report.floorplan import clock, floorplan_svg, timeline_svg
-from omniad_ros.report.pictures import data_uri, snapshot_pictures
+from omniad_ros.report.pictures import snapshot_pictures
 
 STAGES = ("localize", "render", "detect", "track")
 STATES = ("ok", "degraded", "lost")

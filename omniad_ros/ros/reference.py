@@ -1,4 +1,4 @@
-"""Asks the renderer node for reference views: publishes a request, waits for the answer with the same stamp.
+"""Asks the renderer node for reference views: publishes a request, waits for all parts of the answer with the same stamp.
 
 After an unanswered request the next ones hardly wait, so a dead renderer costs no time; any answer, even a late one,
 restores the full patience. Just after the activation the two may not have found each other yet: then the request is
@@ -11,6 +11,7 @@ import hashlib
 import json
 import threading
 import time
+from functools import partial
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
@@ -19,18 +20,19 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from omniad_ros.core.geometry import Camera, Pose
-from omniad_ros.patrol.pipeline import resize
-from omniad_ros.reference import Rendering
+from omniad_ros.recordings import messages as decoding
+from omniad_ros.reference import ReferenceView
+from omniad_ros.reference.photographs import PHOTOGRAPHS, has_photographs
 from omniad_ros.ros import messages
 from omniad_ros.ros.managed import OUTPUT, STREAM, ManagedNode
 from omniad_ros.site import MAP_FRAME, Site
 
-ANSWERS_ON, FIELD = "answers on", "field"
+ANSWERS_ON, REFERENCE = "answers on", "reference"
 """What the renderer says of itself in /diagnostics."""
 
 
 class ReferenceClient:
-    """A `Renderer` for `Inspector` that asks the node ``nerf_renderer``. Call it from one thread, not the executor's."""
+    """Makes reference views for an `Inspector`: asks the node ``nerf_renderer``. Call it from one thread, not the executor's."""
 
     IMPATIENT = 0.1
     DISCOVERY = 3.0
@@ -40,8 +42,8 @@ class ReferenceClient:
     def __init__(self, node: ManagedNode, site: Site, timeout: float):
         self.node, self.timeout = node, timeout
         self.foreign = False
-        """The renderer that answers has the field of another site."""
-        self._field = field_digest(site)
+        """The renderer that answers has another site's field or photographs."""
+        self._digest, self._expected = reference_digest(site), reference_parts(site)
         self.stamp = 0
         """Nanoseconds; the stamp of the next request."""
         self.answered = self.unanswered = 0
@@ -51,8 +53,10 @@ class ReferenceClient:
         self._arrived = threading.Condition()
         self._parts: dict[str, object] = {}
         self._request = node.create_lifecycle_publisher(PoseStamped, "reference/request", OUTPUT)
-        self._image = node.create_subscription(Image, "reference/image", lambda m: self._take("image", m), OUTPUT)
-        self._depth = node.create_subscription(Image, "reference/depth", lambda m: self._take("depth", m), OUTPUT)
+        self._answers = [
+            node.create_subscription(Image, f"reference/{part}", partial(self._take, part), OUTPUT)
+            for part in self._expected
+        ]
         self._told = node.create_subscription(DiagnosticArray, "/diagnostics", self._hear, STREAM)
 
     @property
@@ -65,7 +69,7 @@ class ReferenceClient:
 
     def destroy(self) -> None:
         self.cancel()
-        self.node.destroy_all(self._request, self._image, self._depth, self._told)
+        self.node.destroy_all(self._request, *self._answers, self._told)
 
     def open(self) -> None:
         """Undo `cancel`; the renderer is to be found anew."""
@@ -79,7 +83,7 @@ class ReferenceClient:
             self._cancelled = True
             self._arrived.notify_all()
 
-    def __call__(self, camera: Camera, pose: Pose) -> Rendering | None:
+    def __call__(self, camera: Camera, pose: Pose) -> ReferenceView | None:
         """The reference view at the camera's size, or None where no answer came in time."""
         with self._arrived:
             self._parts = {}
@@ -87,7 +91,7 @@ class ReferenceClient:
             self.unanswered += 1
             return None
         parts = self._ask(messages.pose_stamped(pose, Header(stamp=messages.to_stamp(self.stamp), frame_id=MAP_FRAME)))
-        if len(parts) < 2:
+        if len(parts) < len(self._expected):
             self.unanswered += 1
             self.patient = False
             return None
@@ -100,8 +104,7 @@ class ReferenceClient:
             self.unanswered += 1
             return None
         self.answered += 1
-        depth = np.where((parts["depth"] > 1e-3) & (parts["depth"] < 1e5), parts["depth"], np.nan)
-        return Rendering(resize(parts["image"], camera), resize(depth, camera, nearest=True))
+        return ReferenceView(**parts).resized(camera.width, camera.height)
 
     def _ask(self, request: PoseStamped) -> dict:
         """Publish the request and wait; what has been answered in time, by part."""
@@ -110,7 +113,9 @@ class ReferenceClient:
             deadline = max(deadline, self._opened + self.DISCOVERY)
         ask_at = 0.0
         with self._arrived:
-            while len(self._parts) < 2 and not self._cancelled and (now := time.monotonic()) < deadline:
+            while (
+                len(self._parts) < len(self._expected) and not self._cancelled and (now := time.monotonic()) < deadline
+            ):
                 if now >= ask_at and self.renderer_found:
                     self._request.publish(request)
                     ask_at = now + self.REPEAT if not self._met else deadline
@@ -119,27 +124,34 @@ class ReferenceClient:
 
     def _take(self, part: str, message: Image) -> None:
         try:
-            stamp = messages.check_stamp(message.header)
-            array = messages.image_to_rgb(message) if part == "image" else messages.depth_from_image(message)
-        except messages.MessageDefect as defect:
+            stamp = decoding.check_stamp(message.header)
+            array = decoding.depth_from_image(message) if part == "depth" else decoding.image_to_rgb(message)
+        except decoding.MessageDefect as defect:
             self.node.warn(f"reference/{part} {defect.field}", f"reference/{part} is ignored: {defect}")
             return
         with self._arrived:
             self.patient = self._met = True
             if stamp == self.stamp:
-                self._parts[part] = array
+                self._parts[part] = array if part in ("image", "depth") else np.ascontiguousarray(array[..., 0])
                 self._arrived.notify_all()
 
     def _hear(self, message: DiagnosticArray) -> None:
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
-            if values.get(ANSWERS_ON) == self._image.topic_name and values.get(FIELD):
-                self.foreign = values[FIELD] != self._field
+            if values.get(ANSWERS_ON) == self._answers[0].topic_name and values.get(REFERENCE):
+                self.foreign = values[REFERENCE] != self._digest
 
 
-def field_digest(site: Site) -> str:
-    """Names a site's radiance field: renderer and inspector must have the same, wherever their copies lie."""
-    files = {name: digest for name, digest in site.manifest["files"].items() if name.startswith("radiance/")}
+def reference_parts(site: Site) -> tuple[str, ...]:
+    """The parts of a `ReferenceView` of this site, each a topic below ``reference/``, the image first: without photographs it is
+    not redrawn, and nothing bears it out."""
+    return ("image", "depth", "support", "false_alarm") if has_photographs(site) else ("image", "depth")
+
+
+def reference_digest(site: Site) -> str:
+    """Names what a site's reference views are made of: renderer and inspector must have the same, wherever their copies lie."""
+    made_of = ("radiance/", f"detector/{PHOTOGRAPHS}")
+    files = {name: digest for name, digest in site.manifest["files"].items() if name.startswith(made_of)}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
 

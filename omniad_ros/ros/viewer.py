@@ -10,7 +10,6 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -20,6 +19,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Camera, Rectifier
+from omniad_ros.core.images import heat_colors
 from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros.listening import shrunk
 from omniad_ros.ros.managed import LATCHED, NAMESPACE, OUTPUT
@@ -122,8 +122,7 @@ class Viewer:
     def _take_heatmap(self, message: Image) -> None:
         self._stamp = stamp = decoding.nanoseconds(message.header.stamp)
         heatmap = decoding.depth_from_image(message)
-        colors = cv2.applyColorMap((255 * shrunk(heatmap, SIDE)).astype(np.uint8), cv2.COLORMAP_INFERNO)
-        self._picture(stamp, "heatmap", np.ascontiguousarray(colors[..., ::-1]))
+        self._picture(stamp, "heatmap", heat_colors(shrunk(heatmap, SIDE)))
         self._inspected.append(stamp)
         if stamp in self._images:
             self._log_frame(stamp, self._images.pop(stamp))
