@@ -10,7 +10,7 @@ from omniad_ros.core.files import read_json
 from omniad_ros.core.geometry import Camera
 from omniad_ros.core.images import read_image
 from omniad_ros.lab.plantroom import PlantRoom
-from omniad_ros.lab.recording import record_survey
+from omniad_ros.lab.recording import SurveyRoundOptions, record_survey
 from omniad_ros.lab.robot import RobotOptions, Route, Simulation
 from omniad_ros.lab.tabletop import KINDS, TabletopOptions, write_tabletop
 from omniad_ros.recordings import read_survey
@@ -94,7 +94,7 @@ def test_odometry_drifts_as_wheels_do(room: PlantRoom):
 
 
 def test_survey_can_be_read_and_knows_the_truth(tmp_path: Path):
-    out = record_survey(3, tmp_path / "survey", camera=Camera.from_fov(64, 48, np.radians(75)))
+    out = record_survey(3, tmp_path / "survey", SurveyRoundOptions(Camera.from_fov(64, 48, np.radians(75))))
     survey = read_survey(out)
     truth = read_json(out / "true_poses.json")["frames"]
     assert 80 <= len(survey) == len(truth) <= 125

@@ -7,15 +7,20 @@ simulator's truth. Survey and site of a seed are kept, so a second run begins wi
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
 from omniad_ros.commands.options import CommandOptions, at_least
 from omniad_ros.commands.terminal import ProgressBar
 from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
+
+if TYPE_CHECKING:
+    from omniad_ros.building.build import BuildOptions
+    from omniad_ros.lab.recording import SurveyRoundOptions
 
 OWN_FILES = ("sites", "patrol", "images", "index.html", "metrics.json")
 """What a demo folder may hold; anything else is somebody's."""
@@ -42,7 +47,17 @@ def run(options: DemoCommand) -> None:
     print(f"Report: {options.out / 'index.html'}\nFigures: {options.out / 'metrics.json'}")
 
 
-def run_demo(out: Path, seed: int = 0, progress: Progress = quiet) -> str:
+@dataclass(frozen=True)
+class DemoOptions:
+    """How long the demo takes and how well it goes. survey: how the survey round is recorded; build: how its site is built; robot:
+    parameters of the node ``sim_robot`` on patrol, by name. None and empty stand for what `omniad demo` shows."""
+
+    survey: SurveyRoundOptions | None = None
+    build: BuildOptions | None = None
+    robot: Mapping[str, float] = field(default_factory=dict)
+
+
+def run_demo(out: Path, seed: int = 0, progress: Progress = quiet, options: DemoOptions | None = None) -> str:
     """Run the demo into ``out`` and return its table; writes ``index.html`` and ``metrics.json``.
 
     Raises OmniadError where ``out`` holds other things or a part of the chain fails.
@@ -56,6 +71,7 @@ def run_demo(out: Path, seed: int = 0, progress: Progress = quiet) -> str:
     from omniad_ros.ros.recorded_patrol import run_patrol
     from omniad_ros.site import Site
 
+    options = options or DemoOptions()
     if out.exists() and not out.is_dir():
         raise OmniadError(f"{out} is a file; choose a folder")
     foreign = [entry.name for entry in out.iterdir() if entry.name not in OWN_FILES] if out.is_dir() else []
@@ -67,11 +83,11 @@ def run_demo(out: Path, seed: int = 0, progress: Progress = quiet) -> str:
     if not survey.is_dir():
         # a survey is whole or not there: recorded beside, then renamed
         shutil.rmtree(place / ".survey", ignore_errors=True)
-        driving = part(progress, 0.0, 0.1)
-        apart("recording", "record_survey", seed, place / ".survey", progress=driving).rename(survey)
-    build_site(survey, site_path, progress=part(progress, 0.1, 0.75))
+        driving, further = part(progress, 0.0, 0.1), [options.survey] if options.survey else []
+        apart("recording", "record_survey", seed, place / ".survey", *further, progress=driving).rename(survey)
+    build_site(survey, site_path, options.build, part(progress, 0.1, 0.75))
     shutil.rmtree(out / "patrol", ignore_errors=True)
-    run_patrol(site_path, seed, out / "patrol", part(progress, 0.75, 0.95))
+    run_patrol(site_path, seed, out / "patrol", part(progress, 0.75, 0.95), robot=dict(options.robot))
 
     progress(0.96, "scoring the patrol")
     site = Site.open(site_path, verify=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,23 @@ from omniad_ros.lab.plantroom import CAMERA, PlantRoom
 from omniad_ros.lab.robot import RobotOptions, Route, Simulation
 from omniad_ros.site import PosedImages, write_transforms
 
-KEYFRAME_METRES = 0.24
-KEYFRAME_RADIANS = np.radians(9)
 VISIBLE_PIXELS = 40
 """A frame with fewer anomalous pixels counts as good."""
 
 
-def record_survey(seed: int, out: Path | str, progress: Progress = quiet, camera: Camera = CAMERA) -> Path:
+@dataclass(frozen=True)
+class SurveyRoundOptions:
+    """camera: that the robot carries; keyframe_metres, keyframe_degrees: an image is taken once the robot has moved or turned by
+    more. The defaults give about a hundred images, what a good site has."""
+
+    camera: Camera = CAMERA
+    keyframe_metres: float = 0.24
+    keyframe_degrees: float = 9.0
+
+
+def record_survey(
+    seed: int, out: Path | str, options: SurveyRoundOptions = SurveyRoundOptions(), progress: Progress = quiet
+) -> Path:
     """Drive the survey round in the normal room of ``seed`` and return ``out``.
 
     Writes ``images/000.jpg``…, ``transforms.json`` (nerfstudio's format; the poses are odometry's) and
@@ -28,7 +39,7 @@ def record_survey(seed: int, out: Path | str, progress: Progress = quiet, camera
     motion. Raises OmniadError where ``out`` holds something already.
     """
     out = _empty(out)
-    world = PlantRoom(seed, camera=camera)
+    world = PlantRoom(seed, camera=options.camera)
     robot = Simulation(world, Route.survey(seed), RobotOptions(speed=0.4))
     (out / "images").mkdir(parents=True)
     names, odometry, truth = [], [], []
@@ -36,7 +47,7 @@ def record_survey(seed: int, out: Path | str, progress: Progress = quiet, camera
     while not robot.finished:
         robot.step(0.05)
         pose = robot.odometry_camera_pose()
-        if odometry and not _moved(odometry[-1], pose):
+        if odometry and not _moved(odometry[-1], pose, options):
             continue
         names.append(f"images/{len(names):03d}.jpg")
         odometry.append(pose)
@@ -101,9 +112,9 @@ def _empty(out: Path | str) -> Path:
     return out
 
 
-def _moved(last: Pose, pose: Pose) -> bool:
+def _moved(last: Pose, pose: Pose, options: SurveyRoundOptions) -> bool:
     metres, degrees = last.distance(pose)
-    return metres > KEYFRAME_METRES or np.radians(degrees) > KEYFRAME_RADIANS
+    return metres > options.keyframe_metres or degrees > options.keyframe_degrees
 
 
 def _frames(names: list[str], poses: list[Pose]) -> dict:

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from omniad_ros import __version__
 from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.core.files import check_empty, exclusive, read_json, write_atomically, write_json
 from omniad_ros.core.geometry import Pose
@@ -67,19 +68,32 @@ def inspect_images(
     site = Site.open(site_path)
     source = open_frames(images, options.bag, part(progress, 0.0, 0.05)).taken_by(site.mapped.camera)
     source = source.at_most(options.max_rate)
-    work = out.absolute().parent / f".{out.name}.partial"
+    place = out.resolve()
+    work = place.parent / f".{place.name}.partial"
     try:
         work.mkdir(parents=True, exist_ok=True)
-        with exclusive(work):
-            tracks = _Patrol(site, source, work, options).run(part(progress, 0.05, 1.0))
+        with exclusive(work):  # what another process does in it is neither touched nor removed
+            try:
+                check_empty(out)  # as it is now that nobody else works on it
+                tracks = _Patrol(site, source, work, options).run(part(progress, 0.05, 1.0))
+            except OmniadError:
+                shutil.rmtree(work, ignore_errors=True)  # nothing is gained by going on with what cannot be
+                raise
             check_empty(out)
-            work.replace(out)
-    except OmniadError:
-        shutil.rmtree(work, ignore_errors=True)  # nothing is gained by going on with what cannot be
-        raise
+            _hand_over(work, place)
     except OSError as error:
         raise OmniadError(f"cannot write to {out}: {error.strerror or error}") from error
     return tracks
+
+
+def _hand_over(work: Path, out: Path) -> None:
+    """Rename the finished folder. One that exists stays the one that it is: somebody may stand in it, or it is a mounted disk."""
+    if not out.is_dir():
+        work.replace(out)
+        return
+    for entry in work.iterdir():
+        shutil.move(entry, out / entry.name)
+    work.rmdir()
 
 
 class SavedPoint(msgspec.Struct):
@@ -95,14 +109,19 @@ class _Patrol:
 
     def __init__(self, site: Site, source: FrameSource, folder: Path, options: InspectOptions):
         self.site, self.source, self.folder, self.state = site, source, folder, folder / STATE
-        inspector = Inspector(site, options=InspectionOptions(evidence=not options.independent))
-        if not source.timed:
+        self.inspector = Inspector(site, options=InspectionOptions(evidence=not options.independent))
+        self.key = _key(site, source, folder, options)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is known yet."""
+        self.inspector.reset()
+        if not self.source.timed:
             # without times only different views can confirm a track
-            inspector.tracker = Tracker(TrackerOptions(confirm_seconds=math.inf))
-        self.session = PatrolSession(inspector, site.survey)
+            self.inspector.tracker = Tracker(TrackerOptions(confirm_seconds=math.inf))
+        self.session = PatrolSession(self.inspector, self.site.survey)
         self.recorder = PatrolRecorder()
         self.rows: list[dict] = []
-        self.key = _key(site, source, options)
 
     def run(self, progress: Progress) -> list[Track]:
         done = self._resume()
@@ -117,7 +136,7 @@ class _Patrol:
                     rows.flush()
                     self._save(number, rows.tell())
                     saved_at = time.monotonic()
-        tracker = self.session.inspector.tracker
+        tracker = self.inspector.tracker
         confirmed = [track for track in tracker.tracks if track.confirmed]
         frames = [{key: value for key, value in row.items() if key != "odometry"} for row in self.rows]
         write_json(self.folder / "inspection.json", {"frames": frames, "tracks": [_track_row(t) for t in confirmed]})
@@ -150,8 +169,15 @@ class _Patrol:
     # ---- interruptions
 
     def _save(self, frames: int, rows: int) -> None:
-        self.session.save(self.state, f"{frames:08d}")
+        """Keep this moment; the one before it counts until the new one is whole."""
+        moment = self.state / f"{frames:08d}"
+        shutil.rmtree(moment, ignore_errors=True)
+        moment.mkdir()
+        self.session.save(moment, moment.name)
         write_atomically(self.state / POINT, msgspec.json.encode(SavedPoint(self.key, frames, rows)))
+        for old in self.state.iterdir():
+            if old.is_dir() and old != moment:
+                shutil.rmtree(old)
 
     def _resume(self) -> int:
         """How many frames an interrupted run has done; begins anew where there was none, or of something else."""
@@ -162,11 +188,10 @@ class _Patrol:
                     self._reload(point)
                     logger.warning("going on after frame %d of an interrupted inspection", point.frames)
                     return point.frames
-            except (OmniadError, OSError, KeyError, ValueError, IndexError):
+                logger.warning("an interrupted inspection in %s was another one: beginning anew", self.folder)
+            except Exception:  # damage shows in whichever library meets it
                 logger.warning("what an interrupted inspection left in %s is damaged: beginning anew", self.folder)
-                self.session.reset()
-                self.recorder.reset()
-                self.rows.clear()
+                self._begin()
         for entry in self.folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         for name in (*PICTURES, STATE):
@@ -174,7 +199,7 @@ class _Patrol:
         return 0
 
     def _reload(self, point: SavedPoint) -> None:
-        self.session.restore(self.state)
+        self.session.restore(self.state / f"{point.frames:08d}")
         with (self.state / ROWS).open("r+b") as file:
             file.truncate(point.rows)
             lines = file.read().splitlines()
@@ -190,11 +215,12 @@ class _Patrol:
             self.rows.append(row)
 
 
-def _key(site: Site, source: FrameSource, options: InspectOptions) -> str:
-    """Of what is inspected and how: an interrupted inspection of anything else is not gone on with."""
+def _key(site: Site, source: FrameSource, own: Path, options: InspectOptions) -> str:
+    """Of what is inspected and how: an interrupted inspection of anything else is not gone on with. own: files that do not count."""
     path = source.path.resolve()
-    size = sum(f.stat().st_size for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file())
-    facts = [site.manifest["files"], str(path), size, source.camera.to_dict(), repr(options)]
+    files = [f for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file() and own not in f.parents]
+    stats = sorted((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+    facts = [__version__, site.manifest["files"], stats, source.camera.to_dict(), repr(options)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
