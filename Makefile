@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 demo: venv system
 	$(BIN)/omniad demo $(ARGS)
 
-# The simulator's tests have a process of their own: its OpenGL's LLVM and numba's cannot share one (see omniad_ros/sim).
+# The simulator's tests have a process of their own: its OpenGL's LLVM and numba's cannot share one (see omniad_ros/lab).
 test: lint system
 	$(BIN)/python -m pytest --ignore=test/test_sim.py $(ARGS)
 	$(BIN)/python -m pytest test/test_sim.py

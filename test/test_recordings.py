@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from bags import HEIGHT, WIDTH, drive, make, transform
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Pose
@@ -152,6 +153,20 @@ def test_an_mcap_without_its_index_is_read(tmp_path, without):
     assert shown(source) and source.camera_from == "file" and len(list(open_frames(path).open_frames())) == 12
 
 
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("mode", ["FILE", "MESSAGE"])
+def test_compressed_recordings(tmp_path, storage, mode):
+    plugin = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}[storage]
+    writer = Writer(tmp_path / "bag", version=9, storage_plugin=plugin)
+    writer.set_compression(CompressionMode[mode], CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection("/camera/image_raw", "sensor_msgs/msg/Image", typestore=bags.STORE)
+        for i in range(6):
+            raw = bags.STORE.serialize_cdr(bags.image(i, 100 + 0.1 * i), "sensor_msgs/msg/Image")
+            writer.write(connection, 100_000_000_000 + 100_000_000 * i, raw)
+    assert shown(read_survey(tmp_path / "bag"))
+
+
 def test_a_recording_that_was_cut_off_is_read_up_to_there(tmp_path, caplog):
     path = mcap_file(tmp_path / "cut.mcap")
     whole = path.read_bytes()
@@ -183,6 +198,11 @@ def test_the_topic_with_messages_is_taken(tmp_path):
     topic = "/camera/image_raw/compressed"
     assert len(read_survey(drive(tmp_path / "bag", images=bags.compressed, topic=topic, further=silent))) > 10
 
+    def hardly(writer):
+        writer.put("/camera/image_raw", bags.image(0, 99.0), 99.0)
+
+    assert len(read_survey(drive(tmp_path / "bag", images=bags.compressed, topic=topic, further=hardly))) > 10
+
 
 @pytest.mark.parametrize(
     "topic, info",
@@ -203,6 +223,8 @@ def test_rectified_images_have_the_camera_of_p(tmp_path, topic, info):
     )
     camera = read_survey(path).camera
     assert camera.distortion_model == "none" and camera.fx == 120
+    bare = drive(tmp_path / "bare", range(6), images=images, topic=topic, info_topic=info)  # drivers that leave P out
+    assert read_survey(bare).camera.distortion_model == "none" and read_survey(bare).camera.fx == 150
 
 
 @pytest.mark.parametrize("size", [(848, 480), (320, 240)])
@@ -358,8 +380,11 @@ def test_masks_beside_images_and_pictures_of_a_phone_are_said(tmp_path, caplog):
     folder(tmp_path / "plain")
     for i in range(12):
         write_image(tmp_path / f"plain/images/{i:03d}_mask.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+        write_image(tmp_path / f"plain/images/{i:03d}.depth.png", np.zeros((HEIGHT, WIDTH), np.uint16))
     (tmp_path / "plain/images/100.HEIC").write_bytes(b"ftypheic")
     (tmp_path / "plain/sparse/0").mkdir(parents=True)
     (tmp_path / "plain/sparse/0/images.bin").write_bytes(b"")
     assert len(read_survey(tmp_path / "plain")) == 12
-    assert said(caplog, "12 masks") and said(caplog, "HEIC") and said(caplog, "COLMAP")
+    assert (
+        said(caplog, "12 masks") and said(caplog, "12 depth maps") and said(caplog, "HEIC") and said(caplog, "COLMAP")
+    )

@@ -37,6 +37,8 @@ POSE_TYPES = (
 TF_TYPE, TF, TF_STATIC = "tf2_msgs/msg/TFMessage", "/tf", "/tf_static"
 DEPTH_WORDS = ("depth", "disparity", "infra", "mask", "heatmap")
 TRANSPORTS = ("compressed", "compressedDepth", "theora", "ffmpeg", "zstd")
+FEW = 0.1
+"""Share of the messages of the topic with most of them, under which a topic is taken only where there is no other."""
 LOOKED_AT = 100
 """Images whose sizes decide which size the camera has."""
 
@@ -204,7 +206,8 @@ def _choose(bag: Bag, wanted: str | None, types: Sequence[str], what: str) -> To
     spoken = [topic for topic in found.values() if topic.count]
     if not spoken:
         raise OmniadError(f"{bag.path} has no {what}: {_what_else(bag, types, bool(found))}")
-    ranked = sorted(spoken, key=_likelihood)
+    most = max(topic.count for topic in spoken)
+    ranked = sorted(spoken, key=lambda topic: (topic.count < FEW * most, *_likelihood(topic)))
     if len(ranked) > 1:
         others = ", ".join(topic.name for topic in ranked[1:])
         said = "%s has several topics with %s; using %s (others: %s)"
@@ -264,7 +267,7 @@ def _camera(bag: Bag, wanted: str | None, image: Topic, size: tuple[int, int]) -
     topic = _info_topic(bag, wanted, image, size, rectified)
     uncalibrated = 0
     for _, message in decoded(bag, topic):
-        if messages.is_uncalibrated(message):
+        if messages.is_uncalibrated(message, rectified):
             uncalibrated += 1
             continue
         try:
@@ -311,7 +314,7 @@ def _info_topic(bag: Bag, wanted: str | None, image: Topic, size: tuple[int, int
 def _fits(bag: Bag, topic: Topic, size: tuple[int, int], rectified: bool, exactly: bool = False) -> bool:
     """Whether a camera_info may be of images of this size; one that says nothing, or nothing that can be used, may."""
     for _, message in decoded(bag, topic):
-        if messages.is_uncalibrated(message):
+        if messages.is_uncalibrated(message, rectified):
             continue
         try:
             camera = messages.camera_from_info(message, rectified)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +51,12 @@ def normal_images(folder: Path) -> list[Path]:
     files = list_images(folder)
     stems = {file.stem.lower() for file in files}
     masks = [file for file in files if any(stem in stems for stem in _masked(file.stem.lower()))]
-    if masks and len(masks) < len(files):
-        said = "%s holds %d masks beside its images: they are not used, nor taken for images (the first is %s)"
-        logger.warning(said, folder, len(masks), masks[0].name)
-        files = [file for file in files if file not in masks]
+    depths = [file for file in files if re.search(r"[._-]depth$", file.stem.lower())]
+    for kind, found in (("masks", masks), ("depth maps", depths)):
+        if found and len(found) < len(files):
+            said = "%s holds %d %s beside its images: they are not used, nor taken for images (the first is %s)"
+            logger.warning(said, folder, len(found), kind, found[0].name)
+            files = [file for file in files if file not in found]
     return files
 
 

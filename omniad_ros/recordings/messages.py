@@ -263,8 +263,7 @@ def camera_from_info(message, rectified: bool = False) -> Camera:
     """
     check(0 < message.width <= MAX_SIDE, "width", f"is {message.width}, which no camera has")
     check(0 < message.height <= MAX_SIDE, "height", f"is {message.height}, which no camera has")
-    name = "p" if rectified else "k"
-    k = np.array(message.p, float).reshape(3, 4)[:, :3] if rectified else np.array(message.k, float).reshape(3, 3)
+    name, k = _matrix(message, rectified)
     check(bool(np.isfinite(k).all()), name, "has elements that are not finite")
     check(k[0, 0] > 0 and k[1, 1] > 0 and k[2, 2] > 0, name, "is singular (is the camera calibrated?)")
     side = max(message.width, message.height)
@@ -275,9 +274,15 @@ def camera_from_info(message, rectified: bool = False) -> Camera:
     return _cut_out(Camera.from_opencv(message.width, message.height, k, model, distortion), message)
 
 
-def is_uncalibrated(message) -> bool:
-    """Whether a camera_info says that its camera was not calibrated: the focal length in K is 0."""
-    return not np.asarray(message.k, float).reshape(-1)[0]
+def is_uncalibrated(message, rectified: bool = False) -> bool:
+    """Whether a camera_info says that its camera was not calibrated: the focal lengths that would be taken are 0."""
+    return not _matrix(message, rectified)[1][0, 0]
+
+
+def _matrix(message, rectified: bool) -> tuple[str, np.ndarray]:
+    """(field, 3x3 matrix) of the images: P where they are rectified, or K where a driver leaves P out."""
+    p, k = np.array(message.p, float).reshape(3, 4)[:, :3], np.array(message.k, float).reshape(3, 3)
+    return ("p", p) if rectified and p.any() else ("k", k)
 
 
 def _cut_out(camera: Camera, message) -> Camera:

@@ -54,13 +54,20 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-class McapFile:
-    """One MCAP file, with or without its index and its end."""
+def unpacked(data: bytes) -> bytes:
+    """What Zstandard packed, also where the size is not in its header."""
+    import zstandard
 
-    def __init__(self, path: Path):
+    return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+
+
+class McapFile:
+    """One MCAP file, with or without its index and its end; compressed: as of `Sqlite3File`."""
+
+    def __init__(self, path: Path, compressed: bool = False):
         from mcap.reader import SeekingReader
 
-        self.path = path
+        self.path, self.compressed = path, compressed
         self.stream = path.open("rb")
         try:
             self.summary = None
@@ -75,7 +82,15 @@ class McapFile:
         self.stream.close()
 
     def messages(self, names: Collection[str]) -> Iterator[RawMessage]:
-        return (RawMessage(channel.topic, message.log_time, message.data) for _, channel, message in self._read(names))
+        for _, channel, message in self._read(names):
+            try:
+                data = unpacked(message.data) if self.compressed else message.data
+            except Exception as error:
+                logger.warning(
+                    "a message of %s cannot be unpacked and is left out (%s)", channel.topic, one_line(error)
+                )
+                continue
+            yield RawMessage(channel.topic, message.log_time, data)
 
     def _read(self, names: Collection[str] | None):
         from mcap.exceptions import McapError
@@ -136,16 +151,9 @@ class Sqlite3File:
         query = f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({','.join('?' * len(wanted))}) ORDER BY timestamp"
         try:
             for key, received, data in self.database.execute(query, wanted):
-                yield RawMessage(self._ids[key], received, self._unpacked(data))
+                yield RawMessage(self._ids[key], received, unpacked(data) if self.compressed else data)
         except Exception as error:
             logger.warning("%s is damaged: what comes after is left out (%s)", self.path, one_line(error))
-
-    def _unpacked(self, data: bytes) -> bytes:
-        if not self.compressed:
-            return data
-        import zstandard
-
-        return zstandard.ZstdDecompressor().decompressobj().decompress(data)
 
 
 def _merged(topics) -> dict[str, Topic]:
@@ -196,7 +204,7 @@ class Bag:
         for path in paths:
             try:
                 plain = self._decompressed(path) if path.name.endswith(COMPRESSED) else path
-                file = McapFile(plain) if plain.suffix == ".mcap" else Sqlite3File(plain, compressed)
+                file = McapFile(plain, compressed) if plain.suffix == ".mcap" else Sqlite3File(plain, compressed)
                 self._stack.callback(file.close)
                 found.append(file)
             except Exception as error:  # its libraries let those of decompressors and databases through
