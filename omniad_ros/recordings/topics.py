@@ -119,6 +119,7 @@ def look(bag: Bag, topic: Topic) -> tuple[tuple[int, int], str]:
 
 
 def camera_of(bag: Bag, wanted: str | None, image: Topic, size: tuple[int, int]) -> tuple[Camera, str]:
+    """The camera of an image topic, for images of ``size`` (width, height), and where it is known from: "file" or "guess"."""
     rectified = messages.is_rectified(image.name)
     topic = _info_topic(bag, wanted, image, size, rectified)
     uncalibrated = 0
