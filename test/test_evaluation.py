@@ -30,6 +30,7 @@ from omniad_ros.evaluation import (
     score_patrol,
 )
 from omniad_ros.evaluation.layouts import read_mask
+from omniad_ros.evaluation.metrics import ThingMeter
 from omniad_ros.mapping import Localization
 from omniad_ros.patrol.pipeline import Inspection
 from omniad_ros.patrol.tracks import Tracker
@@ -98,6 +99,23 @@ def test_metrics_at_the_edges():
     blob = np.zeros((240, 320), np.float32)
     blob[:10, :10] = 0.6
     assert image_score(blob) > image_score(spike)
+
+
+def test_recall_by_the_size_of_things():
+    mask, heatmap = np.zeros((100, 200), bool), np.zeros((100, 200), np.float32)
+    for x, side, share in ((0, 9, 0.5), (12, 9, 0.2), (30, 15, 1.0), (50, 10, 1.0), (70, 40, 0.34), (120, 3, 0.0)):
+        mask[:side, x : x + side] = True
+        heatmap[: round(side * share), x : x + side] = 0.7
+    heatmap[60:90] = 0.7  # a false region touches no thing
+    meter = ThingMeter(0.5)
+    meter.add(heatmap, mask)
+    meter.add(heatmap, mask & False)
+    assert meter.result() == {
+        "under_100": {"things": 2, "recall": 0.5},
+        "under_300": {"things": 2, "recall": 1.0},  # 225 pixels, and 100, which are not under 100
+        "under_1000": {"things": 0, "recall": None},
+        "larger": {"things": 1, "recall": 1.0},
+    }
 
 
 CAMERA = Camera.from_fov(64, 48, 1.0)
@@ -195,6 +213,7 @@ def test_evaluate_writes_metrics_and_a_contact_sheet(tmp_path, monkeypatch, shif
     assert metrics["localization"]["success"] == 0.75 and metrics["localization"]["localized"] == 0.75
     assert metrics["localization"]["median_m"] == pytest.approx(0.01 * 3**0.5, abs=1e-4)  # in the dataset's frame
     assert metrics["reference"]["covered"] == 0.75 and 15 < metrics["reference"]["psnr"] < 30
+    assert metrics["by_size"]["under_300"] == {"things": 2, "recall": 0.5} and metrics["false_regions"] == 0
     assert metrics["ms"]["total"] == 35 and metrics["states"] == {"ok": 3, "lost": 1}
     assert set(metrics) >= {"frames", "pixel", "image", "by_kind", "localization", "reference", "ms"}
     assert read_image(tmp_path / "out/contact_sheet.jpg").shape[1] > 1280
@@ -210,6 +229,7 @@ def test_several_datasets_make_one_table(tmp_path, monkeypatch):
     table = evaluate_datasets([tmp_path / "MAD-Sim"], None, tmp_path / "out")
     assert "01Gorilla" in table and "mean" in table
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["mean"]["by_size"]["under_300"] == {"things": 4, "recall": 0.5}
     assert metrics["mean"]["frames"] == 8 and metrics["datasets"]["02Unicorn"]["frames"] == 4
 
 

@@ -83,7 +83,7 @@ def evaluate_dataset(
 
     site: built from the dataset's survey into ``out/site`` where None (an interrupted build goes on).
     Returns ``{"frames", "pixel": {"auroc", "aupro", "max_f1", "f1", "precision", "recall"}, "image": {"auroc"}, "by_kind": {kind:
-    {"frames", "pixel", "image"}}, "localization": {"success", "median_m", "median_deg", "localized"}, "reference": {"psnr",
+    {"frames", "pixel", "image"}}, "by_size": {size: {"things", "recall"}}, "false_regions", "localization": {"success", "median_m", "median_deg", "localized"}, "reference": {"psnr",
     "covered"}, "ms": {"localize", "render", "detect", "total"}, "threshold", "states": {state: frames}}``, with "ablation" where it was asked for. f1, precision and recall are at the calibrated
     threshold; a kind's image AUROC is against the good frames; localization succeeds within 5 cm and 2 degrees of the true
     pose, in the dataset's own frame (`_dataset_frame`); psnr is the mean over good frames (where there are none: over

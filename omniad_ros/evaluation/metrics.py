@@ -16,6 +16,12 @@ BINS = 2 * _HALF + 1
 AUPRO_LIMIT = 0.3
 COMPACT = 0.006
 """Of the longer side: how far a heatmap is smoothed before its highest value is a frame's score."""
+SIZES = {"under_100": 100, "under_300": 300, "under_1000": 1000, "larger": np.inf}
+"""Classes of things by their pixels in the image, exclusive upper bounds: a bolt, a tool's handle, a tool, what fills a part of the view."""
+FOUND = 1 / 3
+"""Share of a thing's pixels that must be reported: a third shows where it is, and outlines are never exact."""
+CRUMB = 10
+"""Pixels: smaller components of a mask are crumbs where something stands before the thing, not things."""
 
 
 def bin_of(heatmap: np.ndarray) -> np.ndarray:
@@ -94,6 +100,35 @@ class PixelMeter:
         tp = np.cumsum(self._positive[::-1])
         fp = np.cumsum(self._negative[::-1])
         return float((2 * tp / (tp + fp + tp[-1])).max())
+
+
+class ThingMeter:
+    """Counts which things were found, by their size: a thing is an 8-connected component of a true mask."""
+
+    def __init__(self, threshold: float):
+        self.threshold = threshold
+        self._things, self._found = np.zeros(len(SIZES), int), np.zeros(len(SIZES), int)
+
+    def add(self, heatmap: np.ndarray, mask: np.ndarray) -> None:
+        """heatmap: float (H, W) in [0, 1]; mask: (H, W), nonzero where anomalous, both at the image's size."""
+        import cv2
+
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(
+            (np.asarray(mask) > 0).astype(np.uint8), connectivity=8
+        )
+        pixels = stats[1:, cv2.CC_STAT_AREA]
+        reported = np.bincount(labels[heatmap >= self.threshold], minlength=count)[1:]
+        whole = pixels >= CRUMB
+        size = np.searchsorted(list(SIZES.values()), pixels[whole], side="right")
+        self._things += np.bincount(size, minlength=len(SIZES))
+        self._found += np.bincount(size[(reported >= FOUND * pixels)[whole]], minlength=len(SIZES))
+
+    def result(self) -> dict[str, dict]:
+        """``{size: {"things", "recall"}}`` of each of `SIZES`; recall None where there are no such things."""
+        return {
+            name: {"things": int(things), "recall": round(float(found / things), 5) if things else None}
+            for name, things, found in zip(SIZES, self._things, self._found)
+        }
 
 
 def weighted_auroc(positive: np.ndarray, negative: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from omniad_ros.core.geometry import Camera
 from omniad_ros.core.images import resized, resized_map
 from omniad_ros.evaluation.frames import Seen
 from omniad_ros.evaluation.layouts import TestFrame
-from omniad_ros.evaluation.metrics import PixelMeter, image_auroc, image_score, psnr
+from omniad_ros.evaluation.metrics import SIZES, PixelMeter, ThingMeter, image_auroc, image_score, psnr
 from omniad_ros.evaluation.patrol_score import SUCCESS_DEGREES, SUCCESS_METRES, Alignment
 from omniad_ros.evaluation.sheet import ContactSheet, Row
 from omniad_ros.patrol.pipeline import Inspection
@@ -22,7 +22,7 @@ STAGES = ("localize", "render", "detect", "total")
 
 @dataclass
 class Outcome:
-    """One test frame's figures."""
+    """One test frame's figures; regions: how many were reported in it."""
 
     frame: TestFrame
     image_score: float
@@ -33,6 +33,7 @@ class Outcome:
     covered: float | None
     state: str
     ms: dict[str, float]
+    regions: int
 
 
 class DatasetScore:
@@ -40,7 +41,7 @@ class DatasetScore:
 
     def __init__(self, threshold: float, alignment: Alignment | None):
         self.threshold, self.alignment = threshold, alignment
-        self.pixel = PixelMeter(threshold)
+        self.pixel, self.things = PixelMeter(threshold), ThingMeter(threshold)
         self.kinds: dict[str, PixelMeter] = {}
         self.outcomes: list[Outcome] = []
         self.sheet = ContactSheet()
@@ -50,6 +51,7 @@ class DatasetScore:
         f1 = None
         if frame.normal or frame.mask is not None:
             f1 = self.pixel.add(seen.heatmap, seen.mask)
+            self.things.add(seen.heatmap, seen.mask)
             self.kinds.setdefault(frame.kind, PixelMeter(self.threshold)).add(seen.heatmap, seen.mask)
         localized = inspection.localization.pose is not None
         metres = degrees = None
@@ -58,7 +60,10 @@ class DatasetScore:
         quality, covered = self._reference(seen, inspection, working)
         score = image_score(seen.heatmap)
         state = inspection.state
-        self.outcomes.append(Outcome(frame, score, localized, metres, degrees, quality, covered, state, inspection.ms))
+        regions = len(inspection.detections)
+        self.outcomes.append(
+            Outcome(frame, score, localized, metres, degrees, quality, covered, state, inspection.ms, regions)
+        )
         reference = None if inspection.reference is None else inspection.reference.image
         why = (
             ""
@@ -99,6 +104,8 @@ class DatasetScore:
             "pixel": _rounded(self.pixel.result()),
             "image": _rounded({"auroc": image_auroc([o.image_score for o in outcomes], [not o.frame.normal for o in outcomes])}),
             "by_kind": kinds,
+            "by_size": self.things.result(),
+            "false_regions": _mean([o.regions for o in outcomes if o.frame.normal]),
             "localization": _rounded({
                 "success": sum(success) / len(posed) if posed else None,
                 "median_m": _median([m for m, _ in errors]),
@@ -124,7 +131,7 @@ def _rounded(values: dict) -> dict:
 
 
 def mean_metrics(results: Sequence[dict]) -> dict:
-    """The mean over datasets of every figure that all of them have (frames are summed; kinds are left out)."""
+    """The mean over datasets of every figure that all of them have (frames and things are summed; kinds are left out)."""
 
     def mean(values):
         if isinstance(values[0], dict):
@@ -132,11 +139,32 @@ def mean_metrics(results: Sequence[dict]) -> dict:
         known = [v for v in values if v is not None]
         return round(float(np.mean(known)), 5) if known else None
 
-    merged = mean([{k: v for k, v in result.items() if k not in ("by_kind", "states")} for result in results])
-    return {**merged, "frames": sum(result["frames"] for result in results)}
+    merged = mean(
+        [{k: v for k, v in result.items() if k not in ("by_kind", "by_size", "states")} for result in results]
+    )
+    sizes = {size: _merged([result["by_size"][size] for result in results]) for size in SIZES}
+    return {**merged, "by_size": sizes, "frames": sum(result["frames"] for result in results)}
 
 
-COLUMNS = (
+def _merged(sizes: Sequence[dict]) -> dict:
+    """Things of one size of several datasets, each thing weighing the same: a dataset may have hardly any."""
+    things = sum(size["things"] for size in sizes)
+    found = sum(size["things"] * (size["recall"] or 0.0) for size in sizes)
+    return {"things": things, "recall": round(found / things, 5) if things else None}
+
+
+Column = tuple[str, Callable[[dict], float | None], str]
+"""A title, what it shows of a dataset's metrics, and the form of the number."""
+
+
+def _recall(size: str) -> Callable[[dict], float | None]:
+    return lambda metrics: metrics["by_size"][size]["recall"]
+
+
+SIZE_COLUMNS: tuple[Column, ...] = tuple(
+    (f"<{limit}" if np.isfinite(limit) else ">=1000", _recall(size), ".2f") for size, limit in SIZES.items()
+)
+COLUMNS: tuple[Column, ...] = (
     ("frames", lambda m: m["frames"], "d"),
     ("pose ok", lambda m: m["localization"]["success"], ".3f"),
     ("PSNR", lambda m: m["reference"]["psnr"], ".1f"),
@@ -145,18 +173,26 @@ COLUMNS = (
     ("max F1", lambda m: m["pixel"]["max_f1"], ".3f"),
     ("F1", lambda m: m["pixel"]["f1"], ".3f"),
     ("image", lambda m: m["image"]["auroc"], ".3f"),
+    *SIZE_COLUMNS,
+    ("false", lambda m: m["false_regions"], ".2f"),
     ("ms", lambda m: m["ms"]["total"], ".0f"),
 )
 
 
-def format_table(results: dict[str, dict], by_kind: bool = False) -> str:
+ABSENT = {
+    "localization": {"success": None}, "reference": {"psnr": None}, "ms": {"total": None}, "false_regions": None,
+    "by_size": {size: {"recall": None} for size in SIZES},
+}  # fmt: skip
+"""What is not measured of each kind of anomaly."""
+
+
+def format_table(results: dict[str, dict], by_kind: bool = False, columns: Sequence[Column] = COLUMNS) -> str:
     """Metrics of datasets as a table for a terminal; ``by_kind`` adds a row for each kind of anomaly."""
-    rows = [("", *(title for title, _, _ in COLUMNS))]
+    rows = [("", *(title for title, _, _ in columns))]
     for name, metrics in results.items():
-        rows.append((name, *(_cell(read(metrics), form) for _, read, form in COLUMNS)))
+        rows.append((name, *(_cell(read(metrics), form) for _, read, form in columns)))
         for kind, own in metrics.get("by_kind", {}).items() if by_kind else ():
-            absent = {"localization": {"success": None}, "reference": {"psnr": None}, "ms": {"total": None}}
-            rows.append((f"  {kind}", *(_cell(read({**absent, **own}), form) for _, read, form in COLUMNS)))
+            rows.append((f"  {kind}", *(_cell(read({**ABSENT, **own}), form) for _, read, form in columns)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]).rstrip()
