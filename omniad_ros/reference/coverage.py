@@ -36,28 +36,28 @@ def examine(field, camera: Camera, poses: list[Pose]) -> None:
     local = camera.directions().reshape(-1, 3)
     local /= np.linalg.norm(local, axis=1, keepdims=True)
     count = len(grid) * PARTS
-    hits, sums = np.zeros(count), np.zeros((count, 3))
+    met, sums = np.zeros(count), np.zeros((count, 3))
     distances = np.zeros((len(poses), camera.height, camera.width), np.float32)
     for index, pose in enumerate(poses):
         directions = np.ascontiguousarray(local @ pose.rotation.T, np.float32)
         origins = np.ascontiguousarray(np.broadcast_to(pose.translation, directions.shape), np.float32)
-        _, scalar, cell = field.rays(origins, directions)
-        solid = scalar[:, 0] > 0.5
-        part, points = _part(cell[solid]), origins[solid] + scalar[solid, 1:2] * directions[solid]
-        hits += np.bincount(part, minlength=count)
+        hits = field.rays(origins, directions)
+        solid = hits.opacity > 0.5
+        part, points = _part(hits.cell[solid]), origins[solid] + hits.distance[solid, None] * directions[solid]
+        met += np.bincount(part, minlength=count)
         for axis in range(3):
             sums[:, axis] += np.bincount(part, points[:, axis], count)
-        distances[index] = np.where(solid, scalar[:, 1], 0).reshape(camera.height, camera.width)
-    hits[:PARTS] = 0
-    parts = np.flatnonzero(hits)
-    points = sums[parts] / hits[parts, None]
+        distances[index] = np.where(solid, hits.distance, 0).reshape(camera.height, camera.width)
+    met[:PARTS] = 0
+    parts = np.flatnonzero(met)
+    points = sums[parts] / met[parts, None]
     photographs = DepthViews.of(poses, camera, distances)
     tolerance = VISIBILITY.coverage._replace(least=VISIBILITY.coverage_voxels * grid.voxel)
     support, past, toward = count_views(points, photographs, tolerance)
     sure = np.where(2 * support >= past, support, 0)
     views, direction = np.zeros(count, np.float32), np.zeros((count, 3), np.float32)
     views[parts], direction[parts] = sure, toward / np.maximum(support, 1)[:, None]
-    _fill(views.reshape(-1, PARTS), direction.reshape(-1, PARTS, 3), (hits > 0).reshape(-1, PARTS))
+    _fill(views.reshape(-1, PARTS), direction.reshape(-1, PARTS, 3), (met > 0).reshape(-1, PARTS))
     grid.views = np.minimum(views, 255).astype(np.uint8).reshape(-1, PARTS)
     grid.toward = np.rint(127 * direction).astype(np.int8).reshape(-1, PARTS, 3)
 

@@ -67,8 +67,7 @@ class Grid:
         itself where nothing is visible yet."""
         while True:
             keep = np.zeros(_table_shape(self.half, voxel), bool)
-            ratio = self.voxel / voxel
-            alive_blocks(self.positions, self.visible, self.occupied, weight, ratio, 1.0 + 0.5 * ratio, keep)
+            alive_blocks(self.volume(), self.positions, weight, self.voxel / voxel, keep)
             wanted = int(keep.sum())
             if wanted <= 1.3 * most_blocks:
                 table = _allowed(space, voxel, cameras, keep)
@@ -81,7 +80,7 @@ class Grid:
         grid = Grid(self.center, self.half, voxel, self.scale, table, self.sky)
         grid.density[:] = 0
         grid.features[:] = 0
-        parallel(partial(_resample, self, grid, self.voxel / voxel), len(grid), 512)
+        parallel(partial(resample, self.volume(), grid.volume(), grid.positions), len(grid), 512)
         grid.occupy(1e-3)
         return grid
 
@@ -89,7 +88,7 @@ class Grid:
         """Skip cells that are more transparent than ``alpha`` a sample from now on."""
         thickness = self.scale * STRIDE * self.voxel
         threshold = math.log(math.expm1(min(30.0, -math.log1p(-alpha) / thickness))) - SHIFT
-        parallel(lambda a, b: occupy(self.neighbours, self.density, self.occupied, a, b, threshold), len(self), 2048)
+        parallel(partial(occupy, self.volume(), threshold), len(self), 2048)
 
     def clear(self, positions: np.ndarray, radius: float) -> None:
         """Empty the balls around the cameras: the robot was there."""
@@ -141,21 +140,6 @@ class Grid:
     def block_centers(self) -> np.ndarray:
         """(B, 3) centre of each block in the map."""
         return self.center + expanded(_centers(self.positions, self.half, self.voxel), self.half, SHELL)
-
-
-def _resample(old: Grid, new: Grid, ratio: float, start: int, end: int) -> None:
-    resample(
-        old.table,
-        old.neighbours,
-        old.density,
-        old.features,
-        new.positions,
-        ratio,
-        start,
-        end,
-        new.density,
-        new.features,
-    )
 
 
 def _table_shape(half: np.ndarray, voxel: float) -> tuple[int, ...]:

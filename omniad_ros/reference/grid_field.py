@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,26 @@ VERSION = 2
 """To be raised with every change of the kernels' constants: the same numbers would render another picture."""
 
 
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """What R rays end at: colour (R, 3) in [0, 1]; cell (R,) of the grid at the median, 0 where there is none; opacity (R,);
+    distance (R,), the median in metres; spread (R,) of the weights around it, relative to it."""
+
+    colour: np.ndarray
+    cell: np.ndarray
+    opacity: np.ndarray
+    distance: np.ndarray
+    spread: np.ndarray
+
+
 class GridField:
     """Renders a `Grid` with its shader. ``near``: distance at which rays begin, in metres."""
 
     def __init__(self, grid: Grid, shader: dict[str, np.ndarray], near: float):
         self.grid, self.shader, self.near = grid, shader, near
 
-    def rays(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Colour (R, 3), [opacity, median distance, relative spread] (R, 3) and cell (R,) of rays with unit directions."""
+    def rays(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
+        """What rays from ``origins`` along unit ``directions``, both float32 (R, 3) in the map, end at."""
         count = len(origins)
         out = Rendered(
             np.empty((count, FEATURES), np.float32), np.empty((count, 3), np.float32), np.empty(count, np.int32)
@@ -46,7 +59,7 @@ class GridField:
             colour[start:end] = shade(out.feature[start:end], directions[start:end], self.shader)
 
         parallel(chunk, count, CHUNK)
-        return colour, out.scalar, out.cell
+        return Hits(colour, out.cell, *out.scalar.T)
 
     def render(self, camera: Camera, pose: Pose) -> Rendering:
         """See `Field.render`."""
@@ -54,11 +67,12 @@ class GridField:
         length = np.linalg.norm(local, axis=1)
         directions = np.ascontiguousarray((local / length[:, None]) @ pose.rotation.T, np.float32)
         origins = np.ascontiguousarray(np.broadcast_to(pose.translation, directions.shape), np.float32)
-        colour, scalar, cell = self.rays(origins, directions)
-        covered = (scalar[:, 0] > COVERED_OPACITY) & (scalar[:, 2] < COVERED_SPREAD) & seen(self.grid, cell, directions)
-        depth = np.where(covered, scalar[:, 1] / length, np.nan).astype(np.float32)
+        hits = self.rays(origins, directions)
+        solid = (hits.opacity > COVERED_OPACITY) & (hits.spread < COVERED_SPREAD)
+        covered = solid & seen(self.grid, hits.cell, directions)
+        depth = np.where(covered, hits.distance / length, np.nan).astype(np.float32)
         shape = (camera.height, camera.width)
-        return Rendering((colour * 255 + 0.5).astype(np.uint8).reshape(*shape, 3), depth.reshape(shape))
+        return Rendering((hits.colour * 255 + 0.5).astype(np.uint8).reshape(*shape, 3), depth.reshape(shape))
 
     def save(self, directory: Path, info: dict) -> None:
         """Write field.json and weights.safetensors; only voxels that a rendering can touch are kept, as float16 and bytes."""

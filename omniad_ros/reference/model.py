@@ -20,7 +20,7 @@ from omniad_ros.reference.marching import Rays, Steps
 from omniad_ros.reference.optimizing import rebind
 from omniad_ros.reference.shading import DIRECTION, HIDDEN, harmonics
 from omniad_ros.reference.space import Cameras, survey_space
-from omniad_ros.reference.updates import adam, smooth
+from omniad_ros.reference.updates import AdamOptions, Learnt, adam, smooth
 from omniad_ros.reference.voxels import FEATURES
 
 CHUNK = 256
@@ -99,11 +99,7 @@ class GridModule(nn.Module):
         """Smooth what the last batch touched."""
         for values, share in ((self.grid.density[:, None], density), (self.grid.features, features)):
             if share > 0:
-                parallel(partial(_smooth, self.grid.neighbours, values, self.touched, share), len(self.grid), 2048)
-
-
-def _smooth(neighbours, values, touched, share, start, end):
-    smooth(neighbours, values, touched, start, end, share)
+                parallel(partial(smooth, self.grid.neighbours, values, self.touched, share), len(self.grid), 2048)
 
 
 class SparseAdam(torch.optim.Optimizer):
@@ -125,10 +121,9 @@ class SparseAdam(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if not state:
                     state["first"], state["second"] = torch.zeros(values.shape), torch.zeros(values.shape)
-                first, second = state["first"].numpy(), state["second"].numpy()
-                rate = group["lr"] * getattr(parameter, "rate", 1.0)
-                parallel(lambda a, b: adam(values, gradients, first, second, touched, a, b, rate, beta1, beta2,  # noqa: B023
-                                                   group["eps"]), len(touched), 512)  # noqa: B023  # fmt: skip
+                learnt = Learnt(values, gradients, state["first"].numpy(), state["second"].numpy(), touched)
+                options = AdamOptions(group["lr"] * getattr(parameter, "rate", 1.0), beta1, beta2, group["eps"])
+                parallel(partial(adam, learnt, options), len(touched), 512)
 
 
 @dataclass

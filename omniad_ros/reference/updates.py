@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,14 +11,34 @@ from omniad_ros.reference.compiled import compiled
 from omniad_ros.reference.voxels import FEATURES, VOXELS, contract, corner
 
 
-@compiled
-def adam(values, gradients, first, second, touched, start, end, rate, beta1, beta2, epsilon):
-    """Adam (arXiv 1412.6980) on the rows of blocks ``start..end`` that were touched and have a gradient, which is zeroed.
+class Learnt(NamedTuple):
+    """Numbers of B blocks that are learnt: values, gradients and Adam's first and second moments (B, n) float32; touched (B,):
+    the blocks that the last batch met."""
 
-    values, gradients, first, second: (B, n) float32. Moments of rows without gradient stay as they are.
-    """
+    values: np.ndarray
+    gradients: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    touched: np.ndarray
+
+
+class AdamOptions(NamedTuple):
+    """Of arXiv 1412.6980."""
+
+    rate: float
+    beta1: float
+    beta2: float
+    epsilon: float
+
+
+@compiled
+def adam(learnt, options, start, end):
+    """Adam on the rows of blocks ``start..end`` that were touched and have a gradient, which is zeroed. Moments of rows without
+    gradient stay as they are."""
+    values, gradients, first, second = learnt.values, learnt.gradients, learnt.first, learnt.second
+    rate, beta1, beta2, epsilon = options
     for block in range(max(1, start), end):
-        if touched[block] == 0:
+        if learnt.touched[block] == 0:
             continue
         for i in range(values.shape[1]):
             g = gradients[block, i]
@@ -30,7 +51,7 @@ def adam(values, gradients, first, second, touched, start, end, rate, beta1, bet
 
 
 @compiled
-def smooth(neighbours, values, touched, start, end, share):
+def smooth(neighbours, values, touched, share, start, end):
     """Move the voxels of touched blocks (values (V, n)) by ``share`` of the way to their neighbours' mean.
 
     A step of its own, as in AdamW: within Adam, however small, it would move every voxel whose photometric gradient
@@ -53,8 +74,9 @@ def smooth(neighbours, values, touched, start, end, share):
 
 
 @compiled
-def occupy(neighbours, density, occupied, start, end, threshold):
+def occupy(volume, threshold, start, end):
     """A cell of blocks ``start..end`` is occupied where one of its corners' density exceeds ``threshold``."""
+    neighbours, density, occupied = volume.neighbours, volume.density, volume.occupied
     for block in range(max(1, start), end):
         for local in range(VOXELS):
             x, y, z = local >> 4, (local >> 2) & 3, local & 3
@@ -65,11 +87,13 @@ def occupy(neighbours, density, occupied, start, end, threshold):
 
 
 @compiled
-def alive_blocks(positions, visible, occupied, weight, ratio, margin, keep):
-    """Mark in ``keep`` (bool, finer table) the blocks that touch a live cell, dilated by ``margin`` fine voxels.
+def alive_blocks(volume, positions, weight, ratio, keep):
+    """Mark in ``keep`` (bool, finer table) the blocks that touch a cell that weighed at least ``weight``, dilated by a fine voxel
+    and half a coarse one.
 
     positions: (B, 3) int32 place of each coarse block in its table; ratio: coarse voxel / fine voxel.
     """
+    visible, occupied, margin = volume.visible, volume.occupied, 1.0 + 0.5 * ratio
     for block in range(1, positions.shape[0]):
         for local in range(VOXELS):
             cell = block * VOXELS + local
@@ -89,8 +113,11 @@ def alive_blocks(positions, visible, occupied, weight, ratio, margin, keep):
 
 
 @compiled
-def resample(table, neighbours, density, features, positions, ratio, start, end, new_density, new_features):
-    """Fill the finer blocks ``start..end`` by trilinear interpolation of the coarser grid; ratio: coarse / fine voxel."""
+def resample(coarse, fine, positions, start, end):
+    """Fill the blocks ``start..end`` of the volume ``fine``, at ``positions`` (B, 3) in its table, by trilinear interpolation of
+    the coarser one."""
+    table, density, features, ratio = coarse.table, coarse.density, coarse.features, coarse.voxel / fine.voxel
+    new_density, new_features = fine.density, fine.features
     for block in range(max(1, start), end):
         for local in range(VOXELS):
             gx = (positions[block, 0] * 4 + (local >> 4)) / ratio

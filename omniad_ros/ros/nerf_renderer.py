@@ -22,7 +22,7 @@ from omniad_ros.ros.inspector_parameters import SMALLEST
 from omniad_ros.ros.managed import OK, OUTPUT, WARN, Health, ManagedNode
 from omniad_ros.ros.managed import main as run_node
 from omniad_ros.ros.parameters import parameter
-from omniad_ros.ros.reference import ANSWERS_ON, REFERENCE, reference_digest, reference_parts
+from omniad_ros.ros.reference import ANSWERS_ON, REFERENCE, reference_digest, reference_topics
 from omniad_ros.ros.subscriptions import CameraSubscription
 from omniad_ros.ros.worker import NewestFirst
 from omniad_ros.site import MAP_FRAME, Site
@@ -65,8 +65,8 @@ class NerfRenderer(ManagedNode):
         # once now, so that the first request does not wait for compilers
         self.renderer.render(self.site.camera.fitted(64), self.site.mapped.poses[0])
         self.outputs = {
-            part: self.create_lifecycle_publisher(Image, f"reference/{part}", OUTPUT)
-            for part in reference_parts(self.site)
+            part: self.create_lifecycle_publisher(Image, topic, OUTPUT)
+            for part, topic in reference_topics(self.site).items()
         }
 
     def check(self, values: RendererParameters) -> None:

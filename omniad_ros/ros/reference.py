@@ -29,6 +29,11 @@ from omniad_ros.site import MAP_FRAME, Site
 
 ANSWERS_ON, REFERENCE = "answers on", "reference"
 """What the renderer says of itself in /diagnostics."""
+TOPICS = {
+    "image": "reference/image", "depth": "reference/depth", "support": "reference/support",
+    "false_alarm": "reference/false_alarm",
+}  # fmt: skip
+"""By the parts of a `ReferenceView`."""
 
 
 class ReferenceClient:
@@ -43,7 +48,7 @@ class ReferenceClient:
         self.node, self.timeout = node, timeout
         self.foreign = False
         """The renderer that answers has another site's field or photographs."""
-        self._digest, self._expected = reference_digest(site), reference_parts(site)
+        self._digest, self._topics = reference_digest(site), reference_topics(site)
         self.stamp = 0
         """Nanoseconds; the stamp of the next request."""
         self.answered = self.unanswered = 0
@@ -54,8 +59,8 @@ class ReferenceClient:
         self._parts: dict[str, object] = {}
         self._request = node.create_lifecycle_publisher(PoseStamped, "reference/request", OUTPUT)
         self._answers = [
-            node.create_subscription(Image, f"reference/{part}", partial(self._take, part), OUTPUT)
-            for part in self._expected
+            node.create_subscription(Image, topic, partial(self._take, part), OUTPUT)
+            for part, topic in self._topics.items()
         ]
         self._told = node.create_subscription(DiagnosticArray, "/diagnostics", self._hear, STREAM)
 
@@ -91,7 +96,7 @@ class ReferenceClient:
             self.unanswered += 1
             return None
         parts = self._ask(messages.pose_stamped(pose, Header(stamp=messages.to_stamp(self.stamp), frame_id=MAP_FRAME)))
-        if len(parts) < len(self._expected):
+        if len(parts) < len(self._topics):
             self.unanswered += 1
             self.patient = False
             return None
@@ -113,9 +118,7 @@ class ReferenceClient:
             deadline = max(deadline, self._opened + self.DISCOVERY)
         ask_at = 0.0
         with self._arrived:
-            while (
-                len(self._parts) < len(self._expected) and not self._cancelled and (now := time.monotonic()) < deadline
-            ):
+            while len(self._parts) < len(self._topics) and not self._cancelled and (now := time.monotonic()) < deadline:
                 if now >= ask_at and self.renderer_found:
                     self._request.publish(request)
                     ask_at = now + self.REPEAT if not self._met else deadline
@@ -142,10 +145,10 @@ class ReferenceClient:
                 self.foreign = values[REFERENCE] != self._digest
 
 
-def reference_parts(site: Site) -> tuple[str, ...]:
-    """The parts of a `ReferenceView` of this site, each a topic below ``reference/``, the image first: without photographs it is
+def reference_topics(site: Site) -> dict[str, str]:
+    """The topics on which the parts of a `ReferenceView` of this site are published, the image first: without photographs it is
     not redrawn, and nothing bears it out."""
-    return ("image", "depth", "support", "false_alarm") if has_photographs(site) else ("image", "depth")
+    return TOPICS if has_photographs(site) else {part: TOPICS[part] for part in ("image", "depth")}
 
 
 def reference_digest(site: Site) -> str:
