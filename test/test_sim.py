@@ -1,7 +1,9 @@
 """The simulated places: what they write can be read, masks are where pictures differ, and seeds decide everything."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -9,14 +11,16 @@ from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import read_json
 from omniad_ros.core.geometry import Camera
 from omniad_ros.core.images import read_image
+from omniad_ros.lab.conditions import Conditions, exposed, linear
+from omniad_ros.lab.looks import PATTERNED, drawn_look
 from omniad_ros.lab.plantroom import PlantRoom
 from omniad_ros.lab.recording import SurveyRoundOptions, record_survey
 from omniad_ros.lab.robot import RobotOptions, Route, Simulation
-from omniad_ros.lab.tabletop import KINDS, TabletopOptions, write_tabletop
+from omniad_ros.lab.tabletop import KINDS, SMALL_THINGS, Tabletop, TabletopOptions, seen, write_tabletop
 from omniad_ros.recordings import read_survey
 
 SMALL = Camera.from_fov(160, 120, np.radians(75))
-FEW = TabletopOptions(width=120, height=90, views=4, per_kind=1, noise=0.0)
+FEW = TabletopOptions(width=120, height=90, views=4, per_kind=1, conditions=Conditions(noise=0.0))
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,63 @@ def test_a_seed_decides_the_table_top_scene(tmp_path: Path):
     for name in ("train/good/003.png", "ground_truth/moved/000_mask.png", "transforms.json"):
         assert (first / name).read_bytes() == (again / name).read_bytes()
         assert (first / name).read_bytes() != (other / name).read_bytes()
+
+
+def test_conditions_are_in_the_pictures_and_not_in_the_truth(tmp_path: Path):
+    passing = replace(FEW, views=8, conditions=Conditions(transients=0.5, noise=0.0))
+    plain = write_tabletop(tmp_path / "plain", 5, replace(FEW, views=8), ("added",))
+    passed = write_tabletop(tmp_path / "passed", 5, passing, ("added",))
+    said = read_json(passed / "conditions.json")
+    for image in (plain / "train/good").iterdir():
+        name = f"train/good/{image.name}"
+        changed = (np.abs(read_image(image).astype(int) - read_image(passed / name)).max(-1) > 20).mean()
+        assert (changed > 0.003) == (name in said)
+    assert 1 <= len(said) < 8 and all(name.startswith("train") for name in said)
+    for name in ("test/added/000.png", "ground_truth/added/000_mask.png", "transforms.json"):
+        assert (plain / name).read_bytes() == (passed / name).read_bytes()
+
+
+def test_a_patrol_has_other_lamps_and_moves():
+    scene = Tabletop(5, replace(FEW, conditions=Conditions(lamps=1.0, noise=0.0)))
+    pose = scene.pose()
+    lit = np.array([scene.patrol(pose).image.reshape(-1, 3).mean(0) for _ in range(6)])
+    assert lit.mean(1).std() > 3 and (lit[:, 0] / lit[:, 2]).std() > 0.02  # brightness and colour
+    assert np.array_equal(scene.survey(pose).image, scene.survey(pose).image)  # the survey's lamps are the same
+    scene.close()
+    moving = Tabletop(5, replace(FEW, conditions=Conditions(blurred=1.0, motion=(0.03, 0.05), noise=0.0)))
+    sharp, blurred = moving.survey(pose).image, moving.patrol(pose).image
+    assert linear(blurred).mean() == pytest.approx(linear(sharp).mean(), rel=0.03)  # light is moved, not lost
+    assert sharpness(blurred) < 0.6 * sharpness(sharp)
+    moving.close()
+
+
+def sharpness(image: np.ndarray) -> float:
+    return float(cv2.Laplacian(image, cv2.CV_32F).var())
+
+
+def test_automatic_exposure_brings_pictures_to_one_brightness():
+    rng = np.random.default_rng(0)
+    dark, bright = (np.uint8(rng.integers(0, top, (40, 60, 3)) * [1, 0.8, 0.6]) for top in (60, 255))
+    (a, b), (c, d) = ([exposed(rng, p, s).mean((0, 1)) for p in (dark, bright)] for s in (0.0, 1.0))
+    assert np.abs(c - d).max() < 0.5 * np.abs(a - b).max() and c[2] / c[0] > a[2] / a[0]
+
+
+def test_small_things_are_small():
+    options = replace(SMALL_THINGS, width=320, height=240, seen=(0.0002, 0.0012), conditions=Conditions(noise=0.0))
+    scene = Tabletop(5, options)
+    for kind in ("missing", "stained"):
+        picture = seen(scene, kind)[0]
+        assert 15 <= np.count_nonzero(picture.mask) <= 93
+    scene.close()
+
+
+def test_half_of_the_seeds_have_another_look():
+    looks = {seed: drawn_look(seed) == PATTERNED for seed in range(8)}
+    assert [looks[s] for s in range(0, 8, 2)] == [looks[s] for s in range(1, 8, 2)] == [True, False, True, False]
+    first, second = (Tabletop(5, replace(FEW, look=look)) for look in (PATTERNED, drawn_look(3)))
+    assert np.abs(first.survey(first.pose()).image.astype(int) - second.survey(second.pose()).image).mean() > 20
+    first.close()
+    second.close()
 
 
 def test_plant_room_masks_are_where_the_pictures_differ(room: PlantRoom):

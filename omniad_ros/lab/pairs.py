@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.lab.conditions import Conditions
 from omniad_ros.lab.plantroom import PlantRoom
 from omniad_ros.lab.tabletop import EVERYDAY, KINDS, Tabletop, TabletopOptions
 
@@ -39,7 +40,7 @@ def tabletop_pairs(seed: int, per_kind: int) -> Pairs:
     """A table-top scene with one anomaly a pair; only the shadows of what changed differ besides."""
     rng, pairs = np.random.default_rng(seed), Pairs()
     options = replace(
-        EVERYDAY if rng.random() < 0.6 else TabletopOptions(), field_of_view=rng.uniform(45, 75), noise=0.0,
+        EVERYDAY if rng.random() < 0.6 else TabletopOptions(), field_of_view=rng.uniform(45, 75), conditions=Conditions(noise=0.0),
         gloss=rng.uniform(0, 0.8), elevation=(8.0, 75.0), objects=(5, 18),
     )  # fmt: skip
     scene = Tabletop(seed, options)
@@ -47,10 +48,10 @@ def tabletop_pairs(seed: int, per_kind: int) -> Pairs:
         for _ in range(per_kind):
             pose = scene.pose()
             try:
-                image, mask = scene.anomalous(pose, kind)
+                changed = scene.patrol(pose, kind)
             except ValueError:
                 continue
-            pairs.add(scene.image(pose), image, mask)
+            pairs.add(scene.survey(pose).image, changed.image, changed.mask)
     scene.close()
     return pairs
 

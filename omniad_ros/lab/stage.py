@@ -14,6 +14,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from omniad_ros.core.geometry import OPENGL_FROM_OPTICAL, Camera, Pose
+from omniad_ros.lab.conditions import Lamps
 
 HIDDEN_GROUP = 5
 """Geoms of this MuJoCo group are not drawn."""
@@ -77,6 +78,8 @@ class Stage:
         self._base = {
             name: getattr(model, name).copy() for name in ("geom_group", "geom_matid", "body_pos", "body_quat")
         }
+        self._lamps = [model.light_pos.copy(), model.light_dir.copy(), model.light_diffuse.copy()]
+        self._ambient = model.vis.headlight.ambient.copy()
         for name in hidden:
             self._base["geom_group"][self.geoms(name)] = HIDDEN_GROUP
         self.edit(())
@@ -117,6 +120,16 @@ class Stage:
                 old, new = (model.material(name).id for name in edit.material)
                 own = (model.geom_bodyid == body) & (model.geom_matid == old)
                 model.geom_matid[own] = new
+        self.refresh()
+
+    def light(self, lamps: Lamps | None) -> None:
+        """Bring all lamps that do not move with the camera into another state; None is the normal one."""
+        positions, directions, strengths = self._lamps
+        lamps = lamps or Lamps(Rotation.identity(), np.ones(3), np.ones(3))
+        self.model.light_pos[:] = lamps.turn.apply(positions)
+        self.model.light_dir[:] = lamps.turn.apply(directions)
+        self.model.light_diffuse[:] = strengths * lamps.strength
+        self.model.vis.headlight.ambient[:] = self._ambient * lamps.ambient
         self.refresh()
 
     def refresh(self) -> None:
