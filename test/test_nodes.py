@@ -25,6 +25,7 @@ from sensor_msgs.msg import CompressedImage
 
 from omniad_ros.core.files import read_json, sha256, write_json
 from omniad_ros.core.geometry import Pose
+from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros import messages, processes
 
 
@@ -47,21 +48,21 @@ def test_a_frame_gives_every_output_with_its_stamp(system):
     image, pose = system.frame(3)
     stamp, state, message = robot.inspect(image, pose)
     assert (state, message) == ("ok", "")
-    heatmap = messages.depth_from_image(robot.answer("heatmap", stamp))
+    heatmap = decoding.depth_from_image(robot.answer("heatmap", stamp))
     mask_message = robot.answer("mask", stamp)
-    mask = messages.image_to_rgb(mask_message)[..., 0]
+    mask = decoding.image_to_rgb(mask_message)[..., 0]
     overlay = robot.answer("overlay", stamp)
     assert heatmap.shape == mask.shape == image.shape[:2]
     assert np.isfinite(heatmap).all() and heatmap.min() >= 0 and heatmap.max() <= 1
     assert mask_message.encoding == "mono8" and set(np.unique(mask)) <= {0, 128, 255}
     assert overlay.encoding == "rgb8" and overlay.header.frame_id == "camera"
     refined = robot.answer("pose", stamp)
-    metres, degrees = messages.pose_from_message(refined.pose.pose).distance(pose)
+    metres, degrees = decoding.pose_from_message(refined.pose.pose).distance(pose)
     assert refined.header.frame_id == "map" and metres < 0.05 and degrees < 2
     assert all(refined.pose.covariance[i] > 0 for i in range(0, 36, 7))
     reference, depth = robot.answer("reference/image", stamp), robot.answer("reference/depth", stamp)
     assert reference.encoding == "rgb8" and depth.encoding == "32FC1"
-    assert np.isfinite(messages.depth_from_image(depth)).mean() > 0.1
+    assert np.isfinite(decoding.depth_from_image(depth)).mean() > 0.1
     assert robot.heard["map_points"][-1].width > 500  # latched: it was published before this subscriber came
     assert robot.heard["route"][-1].poses
     values = system.level()[2]
@@ -228,7 +229,7 @@ def test_the_renderer_killed_and_restarted(system):
     system.nodes["nerf_renderer"].wait(PATIENCE)
     stamp, state, why = robot.inspect(image, pose)
     assert state == "degraded" and "reference" in why
-    assert messages.depth_from_image(robot.answer("heatmap", stamp)).shape == image.shape[:2]
+    assert decoding.depth_from_image(robot.answer("heatmap", stamp)).shape == image.shape[:2]
     assert robot.set("inspector", "reference_timeout", TIMEOUT)[0]
     # a dead renderer is not waited for again and again
     assert robot.inspect(*system.frame(10))[1] == "degraded" and float(system.level()[2]["ms render"]) < 500 * TIMEOUT
@@ -273,7 +274,7 @@ def test_a_camera_faster_than_the_work(system):
 
     robot.until(swamped, what="a dropped frame")
     robot.answer("heatmap", shown[-1])  # the newest frame is never the one that is dropped
-    answered = [messages.nanoseconds(m.header.stamp) for m in robot.heard["heatmap"]]
+    answered = [decoding.nanoseconds(m.header.stamp) for m in robot.heard["heatmap"]]
     answered = [stamp for stamp in answered if stamp in shown]
     assert answered == sorted(answered) and len(answered) < len(shown)  # none was queued and answered late
 
@@ -313,14 +314,14 @@ def test_stamps_that_jump_back_and_by_hours(system):
             stamp, state, why = robot.inspect(image, pose, stamp=base + index * 300_000_000)
             states.append((state, why))
             if state == "ok":
-                refined = messages.pose_from_message(robot.answer("pose", stamp).pose.pose)
+                refined = decoding.pose_from_message(robot.answer("pose", stamp).pose.pose)
                 assert refined.distance(pose)[0] < 0.1
         assert states[-1][0] == "ok", states
     image, pose = system.frame(17)
     stamp = robot.next_stamp()
     robot.say_odometry(stamp - hour, pose)  # an image whose odometry is an hour old is not paired with it
     if robot.inspect(image, None, stamp)[1] == "ok":
-        assert messages.pose_from_message(robot.answer("pose", stamp).pose.pose).distance(pose)[0] < 0.1
+        assert decoding.pose_from_message(robot.answer("pose", stamp).pose.pose).distance(pose)[0] < 0.1
     system.healthy()
 
     def without_pair() -> bool:  # camera and odometry whose clocks differ
@@ -346,7 +347,7 @@ def test_kidnapped_or_jumping_odometry_is_found_again_from_the_map_alone(system)
         image, pose = system.frame(20 + index)
         stamp, state, _ = robot.inspect(image, shift @ pose)
         if state == "ok":
-            found.append(messages.pose_from_message(robot.answer("pose", stamp).pose.pose).distance(pose)[0])
+            found.append(decoding.pose_from_message(robot.answer("pose", stamp).pose.pose).distance(pose)[0])
         else:
             assert not (np.array(robot.answer("mask", stamp).data) == 255).any() or state == "degraded"
     assert found and max(found) < 0.1

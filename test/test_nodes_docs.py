@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the nodes need ROS 2 ('make venv' installs it)")
 
+from omniad_ros.reference.view import ReferenceView
 from omniad_ros.ros.inspector_parameters import InspectorParameters
 from omniad_ros.ros.nerf_renderer import RendererParameters
 from omniad_ros.ros.sim_robot import RobotParameters
@@ -52,6 +53,7 @@ def test_every_topic_and_service_of_the_nodes_is_on_the_page():
     named = set(re.findall(r'(?:publisher|subscription|service)\([\w.]+, "([^"]+)"', code)) | set(
         re.findall(r'\("(\w+)", \w+, (?:OUTPUT|LATCHED)\)', code)
     )
+    named |= {f"reference/{part.name}" for part in dataclasses.fields(ReferenceView)}
     page = PAGE.read_text()
-    assert {"odom", "heatmap", "~/reset", "reference/image"} <= named
+    assert {"odom", "heatmap", "~/reset", "reference/request"} <= named
     assert not [name for name in named if f"`{name}`" not in page]

@@ -95,8 +95,9 @@ class InspectorNode(ManagedNode):
         if contradiction := rectified_contradiction(topic, self.values.rectified):
             self.get_logger().warning(contradiction)
         self.subscriptions_ = {
-            "image": CameraSubscription(self, kind, topic, self._take_image),
+            # first, so that a camera_info that came with an image is most likely taken before it
             "camera_info": CameraSubscription(self, CameraInfo, "camera_info", self._take_info, latched=True),
+            "image": CameraSubscription(self, kind, topic, self._take_image),
             "odom": self.create_subscription(Odometry, "odom", self._take_odometry, STREAM),
         }
         for name, subscription in self.subscriptions_.items():
