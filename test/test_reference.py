@@ -276,7 +276,7 @@ def test_bad_input(survey, points, trained, tmp_path):
         train_field(survey, points, [0, 1], tmp_path)
     with pytest.raises(OmniadError, match="no option"):
         train_field(survey, points, range(9), tmp_path, options=("--no-such-thing", "1"))
-    with pytest.raises(OmniadError, match="--max-num-iterations.*many"):
+    with pytest.raises(OmniadError, match=r"--max-num-iterations.*many"):
         train_field(survey, points, range(9), tmp_path, options=("--max-num-iterations", "many"))
     with pytest.raises(OmniadError, match="no method 'unheard-of'"):
         train_field(survey, points, range(9), tmp_path, "unheard-of")

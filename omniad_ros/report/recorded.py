@@ -75,7 +75,7 @@ def inspect_images(
         with exclusive(work):  # what another process does in it is neither touched nor removed
             try:
                 check_empty(out)  # as it is now that nobody else works on it
-                tracks = _Patrol(site, source, work, options).run(part(progress, 0.05, 1.0))
+                tracks = _Inspected(site, source, work, options).run(part(progress, 0.05, 1.0))
             except OmniadError:
                 shutil.rmtree(work, ignore_errors=True)  # nothing is gained by going on with what cannot be
                 raise
@@ -104,7 +104,7 @@ class SavedPoint(msgspec.Struct):
     rows: int
 
 
-class _Patrol:
+class _Inspected:
     """One run over all frames, writing as it goes into ``folder``."""
 
     def __init__(self, site: Site, source: FrameSource, folder: Path, options: InspectOptions):
