@@ -167,9 +167,9 @@ def test_bad_messages_get_one_warning_that_names_the_field_and_the_next_good_one
         warned(
             f"odom is ignored: {field}", lambda changes=changes: robot.say_odometry(robot.next_stamp(), pose, **changes)
         )
-    small = []
-    warned("camera_info says", lambda: small.append(robot.show(np.ascontiguousarray(image[::2, ::2]), pose)))
-    assert not any(robot.has("heatmap", stamp) for stamp in small)
+    flat = []
+    warned("camera_info says", lambda: flat.append(robot.show(np.ascontiguousarray(image[::2]), pose)))
+    assert not any(robot.has("heatmap", stamp) for stamp in flat)
     each = 1 + (time.monotonic() - since) // 10  # one in ten seconds
     for field in IMAGE_DEFECTS:
         assert len(system.said("inspector", f"image is ignored: {field} ", began)) <= each + (field == "width"), field
