@@ -255,3 +255,23 @@ def test_run_answers_a_robots_images_until_it_is_interrupted(evaluated):
         said = run.communicate(timeout=60)[0]
         robot.close()
     assert run.returncode == 0 and "Traceback" not in said, said
+
+
+@pytest.mark.timeout(1200)
+def test_the_demo_finds_what_was_planted(tmp_path):
+    """The whole chain: simulator, site, robot, renderer and inspector as processes, score and report; over a part of a lap."""
+    from shortened import DETECTOR, FIELD
+
+    from omniad_ros.building.build import BuildOptions
+    from omniad_ros.commands.demo import DemoOptions, run_demo
+    from omniad_ros.core.geometry import Camera
+    from omniad_ros.lab.recording import SurveyRoundOptions
+
+    survey = SurveyRoundOptions(Camera.from_fov(320, 240, np.radians(75)), keyframe_metres=0.3, keyframe_degrees=14.0)
+    build = BuildOptions(field_options=FIELD, longest_side=SIDE, novel_views=8, detector=tuple(DETECTOR.items()))
+    patrol = {"image_rate": 1.5, "laps": 0.6, "real_time_factor": 1.5}
+    table = run_demo(tmp_path / "demo", 0, options=DemoOptions(survey, build, patrol))
+    metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
+    assert f"{metrics['found']} of 5" in table and (tmp_path / "demo" / "index.html").is_file()
+    assert metrics["found"] >= 3 and metrics["false_tracks"] <= 1, metrics
+    assert metrics["pixel"]["f1"] > 0.6 and metrics["localization"]["success"] > 0.75, metrics
