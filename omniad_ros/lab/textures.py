@@ -141,14 +141,22 @@ def recolored(texture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB).reshape(texture.shape)
 
 
+def blotch(rng: np.random.Generator, dx: np.ndarray, dy: np.ndarray, radius: float) -> np.ndarray:
+    """Opacity (H, W) of a blotch of irregular outline, at offsets from its middle in the unit of its radius."""
+    angle = np.arctan2(dy, dx)
+    edge = 1 + sum(rng.uniform(0, 0.3) / k * np.sin(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 4, 5))
+    return np.clip((radius * edge - np.hypot(dx, dy)) / (0.12 * radius), 0, 1) * rng.uniform(0.75, 0.95)
+
+
+def stain_color(rng: np.random.Generator, dark: bool) -> np.ndarray:
+    """A stain's colour (3,) in [0, 255], pale on what is dark and dark on what is not."""
+    return rng.uniform(170, 240, 3) if dark else hue_color(rng, (0.2, 0.8), (0.05, 0.3)) * 255
+
+
 def stain(texture: np.ndarray, rng: np.random.Generator, radius: float, center: tuple[float, float]) -> np.ndarray:
     """A copy with a blotch; radius and centre are fractions of the texture's height and (x, y) size, image (H, W, 3)."""
     height, width = texture.shape[:2]
     x, y = np.meshgrid((np.arange(width) + 0.5) / height, (np.arange(height) + 0.5) / height)
-    dx, dy = x - center[0] * width / height, y - center[1]
-    angle = np.arctan2(dy, dx)
-    edge = 1 + sum(rng.uniform(0, 0.3) / k * np.sin(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 4, 5))
-    alpha = np.clip((radius * edge - np.hypot(dx, dy)) / (0.12 * radius), 0, 1)[..., None] * rng.uniform(0.75, 0.95)
-    light = texture.mean() < 90
-    color = rng.uniform(170, 240, 3) if light else hue_color(rng, (0.2, 0.8), (0.05, 0.3)) * 255
+    alpha = blotch(rng, x - center[0] * width / height, y - center[1], radius)[..., None]
+    color = stain_color(rng, texture.mean() < 90)
     return np.clip(texture * (1 - alpha) + color * alpha, 0, 255).astype(np.uint8)
