@@ -1,5 +1,8 @@
-"""Things planted into photographs stand at one place, are hidden by what is before them, and leave the other pictures alone."""
+"""Things planted into photographs stand at one place, are hidden by what is before them, and leave the other pictures alone; the
+suite that measures on them keeps what is held out apart."""
 
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -7,11 +10,13 @@ import numpy as np
 import pytest
 
 from omniad_ros.core.feedback import OmniadError
-from omniad_ros.core.files import read_json
+from omniad_ros.core.files import read_json, write_json
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.core.images import read_image, write_image
 from omniad_ros.detection.pictures import texture
 from omniad_ros.evaluation import read_dataset
+from omniad_ros.evaluation.metrics import SIZES
+from omniad_ros.lab import suite
 from omniad_ros.lab.composite import CompositeOptions, write_composite
 from omniad_ros.lab.planted import Thing, View, plant
 from omniad_ros.site import PosedImages, write_transforms
@@ -98,3 +103,40 @@ def test_photographs_that_cannot_be_used(photographs: Path, tmp_path: Path):
         write_image(unposed / path.name, read_image(path))
     with pytest.raises(OmniadError, match="without poses"):
         write_composite(tmp_path / "out", unposed, 0)
+
+
+def test_the_suite_measures_each_dataset_once_and_keeps_seeds_apart(photographs: Path, tmp_path: Path, monkeypatch):
+    options = suite.SuiteOptions(tmp_path, ("table", "composite"), (photographs,))
+    tuned, held_out = (suite.datasets(replace(options, held_out=h)) for h in (False, True))
+    seeds = [{int(name.split("-")[-1]) % 2 for name in names} for names in (tuned, held_out)]
+    assert seeds == [{0}, {1}] and len(tuned) == len(held_out) == 4
+    with pytest.raises(OmniadError, match="no kind 'cellar'"):
+        suite.datasets(replace(options, kinds=("cellar",)))
+    pixel = {"auroc": 0.99, "aupro": 0.9, "max_f1": 0.8, "f1": 0.4}
+    by_size = {size: {"things": 4, "recall": 0.25} for size in SIZES}
+    figures = {
+        "frames": 40,
+        "pixel": pixel,
+        "image": {"auroc": None},
+        "by_size": by_size,
+        "false_regions": 1.5,
+        "ms": {"total": 300},
+    }
+    commands = []
+
+    def evaluate(command, check):
+        commands.append(command)
+        write_json(Path(command[command.index("--out") + 1]) / "metrics.json", figures)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(suite.subprocess, "run", evaluate)
+    monkeypatch.setattr(suite, "apart", lambda module, function, out, *_, progress: out.mkdir())
+    for _ in range(2):
+        (tmp_path / "runs/run").mkdir(parents=True, exist_ok=True)
+        for name in tuned:
+            (tmp_path / "runs/run" / name).mkdir(exist_ok=True)
+        text = suite.measure(options, ["--longest-side", "640"])
+    assert len(commands) == 4 and commands[0][-1] == "640"
+    mean = next(line for line in text.splitlines() if line.startswith("table: mean")).split()
+    assert mean[2:7] == ["0.9900", "0.900", "0.800", "0.400", "0.50"] and mean[8:10] == ["0.25", "0.25"]
+    assert (tmp_path / "runs/run/tune.txt").read_text() == text + "\n"

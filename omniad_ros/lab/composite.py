@@ -298,8 +298,8 @@ class CompositeCommand:
 def main() -> int:
     from omniad_ros.core.command_line import parse
 
-    options, folders = parse(CompositeCommand, sys.argv[1:], "python -m omniad_ros.lab.composite", __doc__)
     try:
+        options, folders = parse(CompositeCommand, sys.argv[1:], "python -m omniad_ros.lab.composite", __doc__)
         if len(folders) != 1:
             raise OmniadError("give one folder of photographs with a transforms.json")
         print(write_composite(options.out, Path(folders[0]), options.seed))

@@ -7,6 +7,7 @@ no option of the suite go to `omniad evaluate`.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from omniad_ros.core.command_line import parse
-from omniad_ros.core.feedback import OmniadError, Progress
+from omniad_ros.core.feedback import OmniadError, Progress, quiet
 from omniad_ros.core.files import read_json, write_atomically
 from omniad_ros.lab import apart
 
@@ -119,6 +120,10 @@ def table(results: dict[str, dict]) -> str:
 def measure(options: SuiteOptions, further: list[str]) -> str:
     """Make what is missing, evaluate it, and return the table; it is written after every dataset."""
     wanted, results, text = datasets(options), {}, ""
+    if not wanted:
+        raise OmniadError("nothing is to be measured: composites need --pictures")
+    if "composite" in options.kinds and not options.pictures:
+        print("composites are left out: they need --pictures")
     data, run = options.out / "data", options.out / "runs" / options.run
     run.mkdir(parents=True, exist_ok=True)
     for index, (name, (module, function, arguments)) in enumerate(wanted.items()):
@@ -133,18 +138,16 @@ def measure(options: SuiteOptions, further: list[str]) -> str:
 
 def _make(out: Path, module: str, function: str, arguments: tuple) -> None:
     """A dataset: all of it, or nothing."""
-    import shutil
-
     work = out.with_name(f".{out.name}")
     shutil.rmtree(work, ignore_errors=True)
     work.parent.mkdir(parents=True, exist_ok=True)
-    apart(module, function, work, *arguments, progress=lambda fraction, message: None)
+    apart(module, function, work, *arguments, progress=quiet)
     work.rename(out)
 
 
 def main() -> int:
-    options, further = parse(SuiteOptions, sys.argv[1:], "python -m omniad_ros.lab.suite", __doc__)
     try:
+        options, further = parse(SuiteOptions, sys.argv[1:], "python -m omniad_ros.lab.suite", __doc__)
         print(measure(options, further))
     except OmniadError as error:
         print(f"suite: {error}", file=sys.stderr)
