@@ -23,12 +23,17 @@ from omniad_ros.site import Site
 
 SHORTENED = Path(__file__).with_name("shortened.py")
 SIDE = 160
+PATIENCE = 900.0
+"""Seconds that a command may take on a busy machine; nothing here is judged by time."""
+pytestmark = pytest.mark.timeout(3 * PATIENCE)
 F1, IMAGE_AUROC, LOCALIZED = 0.55, 0.63, 0.75
 
 
 def omniad(*words, expect: int = 0) -> subprocess.CompletedProcess:
     """`omniad` with short trainings, to its end."""
-    ended = subprocess.run([sys.executable, SHORTENED, *map(str, words)], capture_output=True, text=True, timeout=400)
+    ended = subprocess.run(
+        [sys.executable, SHORTENED, *map(str, words)], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert ended.returncode == expect, ended.stderr
     assert "Traceback" not in ended.stderr, ended.stderr
     return ended
@@ -38,12 +43,12 @@ def interrupted(*words, when: Callable[[], bool]) -> str:
     """The same, ended by Ctrl-C once ``when`` is true; returns what it said."""
     command = [sys.executable, SHORTENED, *map(str, words)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    end = time.monotonic() + 300
+    end = time.monotonic() + PATIENCE
     while not when():
         assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 130 and "Traceback" not in said, said
     assert said.splitlines()[-1] == "omniad: interrupted; the same command goes on where it stopped"
     return said
@@ -168,7 +173,7 @@ def test_of_two_inspections_into_one_folder_one_ends_and_the_other_is_not_distur
     assert [line for line in said if "omniad:" in line] == said[-1:] and "another process is working on" in said[-1], (
         said
     )
-    said = first.communicate(timeout=200)[1]
+    said = first.communicate(timeout=PATIENCE)[1]
     assert first.returncode == 0 and len(list((out / "heatmaps").iterdir())) == 18, said
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
@@ -252,12 +257,11 @@ def test_run_answers_a_robots_images_until_it_is_interrupted(evaluated):
         assert np.isfinite(heatmap).all() and (heatmap >= threshold).mean() < 0.05, "a normal view"
     finally:
         run.send_signal(signal.SIGINT)
-        said = run.communicate(timeout=60)[0]
+        said = run.communicate(timeout=PATIENCE)[0]
         robot.close()
     assert run.returncode == 0 and "Traceback" not in said, said
 
 
-@pytest.mark.timeout(1200)
 def test_the_demo_finds_what_was_planted(tmp_path):
     """The whole chain: simulator, site, robot, renderer and inspector as processes, score and report; over a part of a lap."""
     from shortened import DETECTOR, FIELD

@@ -95,6 +95,12 @@ def test_equal_stamps_do_not_overwrite_each_other(tmp_path):
     assert len(set(names)) == len(names) == 40
 
 
+def test_pictures_of_one_name_do_not_overwrite_each_other_either(tmp_path):
+    for name in ("a.png", "a.jpg", "b.png"):
+        write_image(tmp_path / name, bags.picture(0))
+    assert sorted(frame.name for frame in open_frames(tmp_path).open_frames()) == ["a_jpg", "a_png", "b_png"]
+
+
 # ---- files
 
 

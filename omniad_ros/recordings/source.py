@@ -122,10 +122,13 @@ class SurveySource:
         posed = tuple((index * SECOND, pose) for index, pose in enumerate(self.poses) if pose is not None)
         timed = self.kind == "video"
         step = SECOND if posed or timed else UNRELATED
+        names = [Path(name).stem for name in self.names]
+        if len(set(names)) < len(names):  # a.png beside a.jpg
+            names = [Path(name).name.replace(".", "_") for name in self.names]
 
         def frames() -> Iterator[Frame]:
-            for index, (name, image) in enumerate(zip(self.names, self.open_images())):
-                yield Frame(index * step, Path(name).stem, image, self.camera, Pose.identity())
+            for index, (name, image) in enumerate(zip(names, self.open_images())):
+                yield Frame(index * step, name, image, self.camera, Pose.identity())
 
         return FrameSource(self.path, self.kind, self.camera, self.camera_from, posed, len(self), timed, frames)
 
