@@ -18,7 +18,8 @@ import warnings
 from omniad_ros import __version__
 from omniad_ros.commands.terminal import show_notes
 from omniad_ros.core.command_line import OptionError, parse
-from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.feedback import OmniadError, printable
+from omniad_ros.core.files import is_full_disk
 
 COMMANDS = {
     "demo": "run the whole chain on a simulated robot: survey, build, patrol, report",
@@ -31,6 +32,11 @@ COMMANDS = {
     "bench": "measure milliseconds a stage, frames a second and memory on this machine",
     "doctor": "say what is installed, what that enables, and what to do for the rest",
 }
+MEMORY_WORDS = (
+    "can't allocate memory", "cannot allocate memory", "out of memory", "insufficient memory", "bad_alloc",
+    "failed to map segment from shared object",
+)  # fmt: skip
+"""How libraries say that memory is short where they raise no MemoryError."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # the last line of defence: users get a sentence, developers --debug
         if options.debug:
             raise
-        print(f"omniad: {_sentence(error)}", file=sys.stderr)
+        print(f"omniad: {printable(_sentence(error))}", file=sys.stderr)
         return 1
 
 
@@ -91,7 +97,7 @@ def _options(module, name: str, words: list[str]):
 
 
 def _refuse(program: str, complaint: str):
-    print(f"{program}: {complaint}; see '{program} --help'", file=sys.stderr)
+    print(printable(f"{program}: {complaint}; see '{program} --help'"), file=sys.stderr)
     sys.exit(2)
 
 
@@ -110,13 +116,29 @@ def _help() -> str:
 
 def _sentence(error: Exception) -> str:
     """What an error means to the user."""
+    if short_of_memory(error):
+        return (
+            f"memory is short ({error or 'none is left'}); free some, or build the site with a smaller --longest-side"
+        )
     if isinstance(error, OmniadError):
         return str(error)
+    if is_full_disk(error):
+        return "no space left on the disk; free some and run the same command again"
     if isinstance(error, OSError):
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return "no space left on the disk; free some and run the same command again"
         return f"{error.filename}: {error.strerror or error}" if error.filename else f"{error.strerror or error}"
     return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)"
+
+
+def short_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, is a want of memory: torch, OpenCV, numba and the loader of shared libraries each
+    have their own words for it."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        if not isinstance(error, OmniadError) and any(words in str(error).lower() for words in MEMORY_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _quieten() -> None:
@@ -124,6 +146,7 @@ def _quieten() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # such an image is refused in a sentence
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from omniad_ros.core.feedback import OmniadError
-from omniad_ros.core.files import check_empty, disk_errors, read_json, sha256, write_json
+from omniad_ros.core.files import check_empty, disk_errors, read_json, regular_files, sha256, write_json
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.core.images import read_image
 
@@ -212,6 +212,12 @@ def _read(path: Path, type):
         raise OmniadError(f"{error}; copy the site again or build it again") from None
 
 
+def _unfinished(name: str) -> bool:
+    """Whether a file of a site is what an interrupted stage left, to go on with."""
+    top = name.partition("/")[0]
+    return top.startswith(".site.json") or top in {f".{stage}" for stage in STAGES}
+
+
 def _stays_in(folder: Path, base: Path, name: str) -> bool:
     """Whether a relative name, seen from ``base`` and with its "..", stays in a folder; links are not followed."""
     place = Path(os.path.abspath(base / name))
@@ -293,20 +299,16 @@ class Site:
 
     def verify(self) -> None:
         """Raise OmniadError where a file is missing, altered, or not listed."""
-        root = self.path.resolve()
+        found = {file.relative_to(self.path).as_posix(): file for file in regular_files(self.path)}
         for name, digest in self.manifest["files"].items():
             file = self.path / name
-            if not file.resolve().is_relative_to(root):
-                raise OmniadError(f"{self.path / 'site.json'} names a file outside the site: {name}")
-            if not file.is_file():
+            if name not in found:
                 raise OmniadError(f"the site {self.path} misses {name}; copy it again or build the site again")
             if sha256(file) != digest:
                 raise OmniadError(f"{file} was altered since the site was built; copy it again or build the site again")
-
-        for stage in STAGES:
-            for file in (self.path / stage).rglob("*"):
-                if file.is_file() and file.relative_to(self.path).as_posix() not in self.manifest["files"]:
-                    raise OmniadError(f"{file} is not listed in site.json; remove it or build the site again")
+        for name, file in found.items():
+            if name not in self.manifest["files"] and name != "site.json" and not _unfinished(name):
+                raise OmniadError(f"{file} is not listed in site.json; remove it or build the site again")
 
     def has(self, stage: str) -> bool:
         return stage in self.manifest["stages"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
+from omniad_ros.core.feedback import NoSpaceError, OmniadError, Progress, part, quiet
 from omniad_ros.core.files import check_empty, exclusive
 from omniad_ros.core.geometry import Pose
 from omniad_ros.core.images import resized
@@ -38,7 +38,8 @@ class BuildOptions:
     `DetectorOptions`; seed: of everything random; nerfstudio_run: directory of a finished nerfstudio run on the survey's
     images, whose field is taken over instead of training one (its config.yml and checkpoint can run code: only your own);
     features: of the map, by name (`mapping.named_source`); distance: fields of `mapping.KnownDistance`, pixels in the survey's
-    images as they were given, for a length that makes the map metric; None to trust the survey's poses.
+    images as they were given, for a length that makes the map metric; None to trust the survey's poses; outside_images: take
+    images that lie outside the survey's folder into the site, which may be handed on.
     """
 
     field: str = "grid-field"
@@ -51,6 +52,7 @@ class BuildOptions:
     nerfstudio_run: str = ""
     features: str = "sift"
     distance: tuple | None = None
+    outside_images: bool = False
 
 
 def build_site(
@@ -59,7 +61,7 @@ def build_site(
     """Build the site of a survey (a folder, a transforms.json or a video) into ``out``, or go on building it.
 
     Raises OmniadError with one sentence where the survey cannot become a site; a folder that this call made is then
-    removed again.
+    removed again. A full disk (NoSpaceError) leaves the finished stages, and the same call goes on with them.
     """
     from omniad_ros.recordings import fingerprint, read_survey
 
@@ -70,9 +72,12 @@ def build_site(
     _check_field(options)
     _check_teacher(options)
     source = read_survey(Path(survey))
+    if not options.outside_images:
+        _check_inside(source, Path(survey))
     _check_count(len(source), options, f"the survey {survey} has only {len(source)} images")
     map_options = _map_options(source, options)
-    identity = f"{fingerprint(source)} {sorted(asdict(options).items())}"
+    decisive = {name: value for name, value in asdict(options).items() if name != "outside_images"}
+    identity = f"{fingerprint(source)} {sorted(decisive.items())}"
     existed, started_here = out.exists(), not (out / "site.json").is_file()
     if started_here:
         _check_space(Path(survey), out)
@@ -88,6 +93,8 @@ def build_site(
             )
             _radiance_stage(site, options, part(progress, 0.25, 0.65))
             _detector_stage(site, options, part(progress, 0.65, 1.0))
+        except NoSpaceError:
+            raise  # the finished stages stay: the same call goes on
         except OmniadError:
             if started_here:
                 _remove(out, keep_folder=existed)
@@ -219,6 +226,17 @@ def split(count: int, holdout: int) -> tuple[list[int], list[int]]:
     """Indices of (training, held-out) images: every ``holdout``-th one, from the middle of its group, is held out."""
     heldout = [int(i) for i in np.arange(count) if i % holdout == holdout // 2]
     return [i for i in range(count) if i not in set(heldout)], heldout
+
+
+def _check_inside(source, survey: Path) -> None:
+    """Raise OmniadError where a survey's images lie elsewhere, by ``..``, an absolute path or a link."""
+    folder = (survey if survey.is_dir() else survey.parent).resolve()
+    outside = next((file for file in source.files if not file.resolve().is_relative_to(folder)), None)
+    if outside is not None:
+        raise OmniadError(
+            f"the survey {survey} takes the image {outside} from outside its folder; a site may be handed on with it, "
+            "so copy it into the folder, give the folder that holds both, or ask for it with --outside-images"
+        )
 
 
 def _check_field(options: BuildOptions) -> None:

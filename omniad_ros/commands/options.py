@@ -120,6 +120,8 @@ class SiteOptions:
     """Pixels of the longest side at which field, detector and inspection work."""
     seed: Annotated[int, at_least(0)] = 0
     """Of everything random."""
+    outside_images: Flag = False
+    """Take images that lie outside the survey's folder (by .., an absolute path or a link) into the site."""
 
     def build_options(self, nerfstudio_options: Sequence[str]) -> BuildOptions:
         """Raises OmniadError where a known length is none."""
@@ -139,6 +141,7 @@ class SiteOptions:
             nerfstudio_run=str(run.resolve()) if run else "",
             features=self.features,
             distance=self._known_distance(),
+            outside_images=self.outside_images,
         )
 
     def _known_distance(self) -> tuple | None:

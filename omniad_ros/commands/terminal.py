@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 
-from omniad_ros.core.feedback import Progress
+from omniad_ros.core.feedback import Progress, printable
 
 LINE_EVERY = 0.1, 30.0
 """Without a terminal a line comes after this share of the work or so many seconds, whichever comes first."""
@@ -66,7 +66,7 @@ class _Notes(logging.Handler):
     """Shows what the library logs as lines of their own, above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = f"omniad: {record.getMessage()}"
+        text = printable(f"omniad: {record.getMessage()}")
         if sys.stderr.isatty():
             from tqdm import tqdm
 

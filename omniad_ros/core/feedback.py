@@ -14,6 +14,15 @@ class OmniadError(Exception):
     """Something the user can mend; the text is one sentence, fit to be shown without a traceback."""
 
 
+class NoSpaceError(OmniadError):
+    """The disk is full: what was finished stays, and the same command goes on once there is space."""
+
+
+def printable(text: str) -> str:
+    """A sentence as it may be shown: names in it may come from strangers, and control characters would command a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
 def quiet(fraction: float, message: str) -> None:
     """A `Progress` that says nothing."""
 

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.feedback import NoSpaceError, OmniadError
 
 LARGEST_JSON = 256 << 20
 """Bytes: a survey of 100,000 frames takes some 50 MB; what is larger is something else, and would fill the memory."""
@@ -50,7 +51,7 @@ def read_json(path: Path, type: Any = None) -> Any:
     lists come back. Raises OmniadError where the file is missing, is not JSON, or is not of the type; it names the field.
     """
     try:
-        size = path.stat().st_size
+        size = check_regular(path).st_size
         if size > LARGEST_JSON:
             raise OmniadError(f"{path} is too large to be read: {size >> 20} MB of JSON, at most {LARGEST_JSON >> 20}")
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # other tools may begin with a byte order mark
@@ -84,6 +85,51 @@ def _sentence(error: msgspec.ValidationError) -> str:
     what, _, where = str(error).replace("`", "").partition(" - at ")
     what = what[:1].lower() + what[1:]
     return f"{where.removeprefix('$').removeprefix('.')}: {what}" if where else what
+
+
+def check_regular(path: Path) -> os.stat_result:
+    """The status of a file that may be opened: a named pipe or a device would hang whoever reads it, or have no end.
+
+    Links are followed. Raises OmniadError for any other kind of file, OSError where there is none.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OmniadError(f"{path} cannot be read: it is {kind_of_file(status.st_mode)}, not a regular file")
+    return status
+
+
+def kind_of_file(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFLNK: "a link",
+        stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+    }  # fmt: skip
+    return kinds.get(stat.S_IFMT(mode), "of an unknown kind")
+
+
+def regular_files(folder: Path) -> Iterator[Path]:
+    """All files below a folder of data from elsewhere, looked at by lstat before any is opened.
+
+    Raises OmniadError for what is neither a folder nor a regular file, and for a link that leads out of the folder.
+    """
+    root = folder.resolve()
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = Path(entry.path)
+                mode = entry.stat(follow_symlinks=False).st_mode
+                if stat.S_ISLNK(mode):
+                    if not path.resolve().is_relative_to(root):
+                        raise OmniadError(f"{path} is a link that leads out of {folder}; nothing outside it is read")
+                    if not path.is_file():
+                        raise OmniadError(f"{path} is a link, and not to a regular file")
+                    yield path
+                elif stat.S_ISDIR(mode):
+                    waiting.append(path)
+                elif stat.S_ISREG(mode):
+                    yield path
+                else:
+                    raise OmniadError(f"{path} cannot be read: it is {kind_of_file(mode)}, not a regular file")
 
 
 def sha256(path: Path) -> str:
@@ -137,11 +183,18 @@ def exclusive(folder: Path) -> Iterator[None]:
 def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OmniadError(
+    except Exception as error:
+        if is_full_disk(error):
+            raise NoSpaceError(
                 f"no space left on the disk of {path}; free some and run the same command again"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise OmniadError(f"cannot write to {path}: {error.strerror}") from error
         raise
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether a disk was full; safetensors and HDF5 say so in words of their own."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return not isinstance(error, OmniadError) and os.strerror(errno.ENOSPC) in str(error)

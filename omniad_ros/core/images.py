@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from omniad_ros.core.feedback import OmniadError, Progress, quiet
+from omniad_ros.core.files import check_regular
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 UNREAD = (
@@ -33,12 +34,38 @@ UPRIGHT = {
 LAST_BYTES = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "WEBP": b"", "TIFF": b""}
 """The formats of compressed images in messages, and what a whole one has in its last `PADDING` bytes."""
 PADDING = 4096
+MAX_SIDE, MAX_PIXELS = 1 << 14, 1 << 26
+"""Pixels beyond which an image is no camera's: 64 megapixels, the most that machine vision cameras with ROS drivers give."""
+
+
+def check_size(path: Path) -> None:
+    """Raise OmniadError where a file is no image, or its header says that it has more pixels than a camera's: a few bytes can
+    stand for gigabytes, which are not to be decoded first."""
+    from PIL import Image
+
+    try:
+        check_regular(path)
+        with Image.open(path) as image:
+            size = image.size
+    except Image.DecompressionBombError:
+        raise OmniadError(f"{path} is an image with more pixels than any camera has") from None
+    except OmniadError:
+        raise
+    except Exception as error:  # PIL raises many kinds
+        raise OmniadError(f"{path} is missing or is not an image that can be read") from error
+    _check_pixels(path, *size)
+
+
+def _check_pixels(path: Path, width: int, height: int) -> None:
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise OmniadError(f"{path} is an image of {width}x{height} pixels, more than any camera has")
 
 
 def read_image(path: Path) -> np.ndarray:
     """uint8 RGB (H, W, 3). Raises OmniadError where the file is no readable image."""
     import cv2
 
+    check_size(path)
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise OmniadError(f"{path} is missing or is not an image that can be read")
@@ -81,6 +108,7 @@ def read_picture(path: Path, upright: bool = True) -> np.ndarray:
     import cv2
     from PIL import Image
 
+    check_size(path)
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise OmniadError(f"{path} is missing or is not an image that can be read")
@@ -136,8 +164,10 @@ def check_picture(path: Path, upright: bool = True) -> tuple[int, int, bool]:
     from PIL import Image
 
     try:
+        check_regular(path)
         with Image.open(path) as image:
             kind, mode, (width, height) = image.format, image.mode, image.size
+            _check_pixels(path, width, height)
             turned = _orientation(image)
             if kind == "PNG":
                 image.verify()  # checks every chunk's sum, which is far quicker than to decode
@@ -146,6 +176,10 @@ def check_picture(path: Path, upright: bool = True) -> tuple[int, int, bool]:
                 image.load()
     except FileNotFoundError:
         raise OmniadError(f"{path} is missing") from None
+    except OmniadError:
+        raise
+    except Image.DecompressionBombError:
+        raise OmniadError(f"{path} is an image with more pixels than any camera has") from None
     except Exception as error:
         raise OmniadError(f"{path} is not an image that can be read ({error})") from error
     if not cv2.haveImageReader(str(path)):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 from safetensors.torch import load_file, save_file
 
 from omniad_ros.core.feedback import OmniadError
@@ -145,14 +146,23 @@ class Detector:
         comparison = ComparisonNetwork() if options.comparison else None
         try:
             weights = load_file(directory / "weights.safetensors")
+            _check_finite(weights, directory / "weights.safetensors")
             for name, part in (("distillation", distillation), ("comparison", comparison)):
                 if part is not None:
                     part.load_state_dict(
                         {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
                     )
+        except OmniadError:
+            raise
         except Exception as error:  # safetensors and torch raise many kinds for a damaged file
             raise OmniadError(f"{directory / 'weights.safetensors'} is missing or damaged") from error
         return Detector(Networks.for_inference(teacher, distillation, comparison), scores, options, identity)
+
+
+def _check_finite(weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Raise OmniadError where a number is NaN or infinite: each heatmap would be, and nothing found."""
+    if not all(bool(torch.isfinite(values).all()) for values in weights.values() if values.is_floating_point()):
+        raise OmniadError(f"{path} holds values that are not finite; copy the site again or build it again")
 
 
 def _read(path: Path, kind: type) -> object:

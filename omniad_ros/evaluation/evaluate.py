@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +99,8 @@ def evaluate_dataset(
         out.mkdir(parents=True, exist_ok=True)
         if site is None:
             survey = dataset.survey_without_tests(out / "survey")
-            site = build_site(survey, out / "site", build_options, part(progress, 0.0, 0.7))
+            chosen = replace(build_options or BuildOptions(), outside_images=True)  # it names the dataset's by ".."
+            site = build_site(survey, out / "site", chosen, part(progress, 0.0, 0.7))
             progress = part(progress, 0.7, 1.0)
         site = site if isinstance(site, Site) else Site.open(site)
     except OmniadError:

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from omniad_ros.core.feedback import OmniadError
-from omniad_ros.core.files import decode_json
+from omniad_ros.core.files import check_regular, decode_json
 
 KEYPOINT_ORIGIN = 0.5
 """hloc stores keypoints with pixel centres at integers; this package has them at half-integers, as COLMAP does."""
@@ -93,11 +93,38 @@ def quantised(descriptors: np.ndarray) -> np.ndarray:
 
 
 def open_features(path: Path, mode: str = "r") -> h5py.File:
-    """Open a feature file. Raises OmniadError where it is missing or damaged."""
+    """Open a feature file. Raises OmniadError where it is missing or damaged, or has data outside of itself."""
     try:
-        return h5py.File(path, mode)
+        if mode == "r":
+            check_regular(path)
+        file = h5py.File(path, mode)
     except OSError as error:
         raise OmniadError(f"{path} is missing or cannot be read as HDF5; build the site again") from error
+    if mode == "r":
+        try:
+            _check_inside(file, path)
+        except BaseException:
+            file.close()
+            raise
+    return file
+
+
+def _check_inside(group: h5py.Group, path: Path, depth: int = 2) -> None:
+    """Raise OmniadError where HDF5 data lie outside their file: an external link or storage reads whatever it names.
+
+    depth: of groups; hloc's layout has one an image, and an image's name may have folders.
+    """
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise OmniadError(f"{path} links {group.name.rstrip('/')}/{name} to other data; nothing outside it is read")
+        item = group[name]
+        if isinstance(item, h5py.Dataset):
+            if item.external or item.is_virtual:
+                raise OmniadError(f"{path} has the data of {item.name} in another file; nothing outside it is read")
+        elif depth == 0:
+            raise OmniadError(f"{path} is not laid out as a file of features: {item.name} is too deep")
+        else:
+            _check_inside(item, path, depth - 1)
 
 
 def write_features(file: h5py.File, name: str, features: Features) -> None:

@@ -16,10 +16,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from omniad_ros.core.geometry import Camera, Pose
-from omniad_ros.core.images import LAST_BYTES, is_cut_off
+from omniad_ros.core.images import LAST_BYTES, MAX_PIXELS, MAX_SIDE, is_cut_off
 
-MAX_SIDE = 1 << 14
-MAX_PIXELS = 1 << 26
 MAX_DISTORTION = 1e6
 MAX_DISTANCE = 1e7
 """Metres: farther away than any place on earth."""

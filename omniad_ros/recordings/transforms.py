@@ -19,7 +19,8 @@ import numpy as np
 from omniad_ros.core.feedback import OmniadError, Progress, quiet
 from omniad_ros.core.files import as_type, read_json
 from omniad_ros.core.geometry import Camera, Pose, Rectifier
-from omniad_ros.core.images import SUFFIXES, check_pictures, list_images, read_pictures, unique_names
+from omniad_ros.core.images import MAX_SIDE, SUFFIXES, check_pictures, list_images, read_pictures, unique_names
+from omniad_ros.recordings.messages import MAX_DISTANCE, MAX_DISTORTION
 from omniad_ros.recordings.source import SurveySource
 
 VARIES = 0.1
@@ -143,7 +144,7 @@ def _once_each(found: list[tuple[TransformsFrame, Path]], path: Path) -> list[tu
 def _turned(data: Transforms, width: int, height: int) -> bool:
     """Whether w and h are those of the upright images where photographs are stored lying down (as COLMAP and nerfstudio use them)."""
     w, h = data.w or 0, data.h or 0
-    given = w > 0 and h > 0
+    given = 0 < w <= MAX_SIDE and 0 < h <= MAX_SIDE
     return given and abs(w * height - h * width) > 0.01 * w * height and abs(w * width - h * height) < 0.01 * w * width
 
 
@@ -182,6 +183,10 @@ def read_pose(frame: TransformsFrame, path: Path) -> Pose | None:
         )
     if not np.isfinite(matrix).all():
         raise OmniadError(f"{path}: the transform_matrix of {name} is not finite")
+    if np.abs(matrix[:3, 3]).max() > MAX_DISTANCE:
+        raise OmniadError(f"{path}: the transform_matrix of {name} is farther away than any place on earth")
+    if np.abs(matrix[:3, :3]).max() > MAX_DISTANCE:
+        raise OmniadError(f"{path}: the transform_matrix of {name} is no rotation")
     singular = np.linalg.svd(matrix[:3, :3], compute_uv=False)
     if singular.max() - singular.min() < 0.01 * singular.max() and abs(singular.mean() - 1) > 0.01:
         raise OmniadError(
@@ -257,6 +262,11 @@ def _camera(values: dict, size: tuple[int, int], path: Path) -> Camera:
     w, h = values.get("w", width), values.get("h", height)
     if w < 1 or h < 1:
         raise OmniadError(f"{path}: w and h must be positive")
+    if max(w, h) > MAX_SIDE:
+        raise OmniadError(f"{path} says that images are {w:g}x{h:g}, which no camera's are")
+    for name, value in values.items():
+        if name[0] in "kp" and abs(value) > MAX_DISTORTION:
+            raise OmniadError(f"{path}: the distortion {name} is {value:.3g}, which no lens has")
     fx = values.get("fl_x") or _focal(values.get("camera_angle_x"), w)
     fy = values.get("fl_y") or _focal(values.get("camera_angle_y"), h)
     if not (fx or fy):

@@ -59,14 +59,14 @@ class Grid:
     @staticmethod
     def create(space: Space, voxel: float, finest: float, cameras: Cameras) -> Grid:
         """A transparent grid that covers all space that enough cameras see."""
-        table = _allowed(space, voxel, cameras, np.ones(_table_shape(space.half, voxel), bool))
+        table = _allowed(space, voxel, cameras, np.ones(table_shape(space.half, voxel), bool))
         return Grid(space.center, space.half, voxel, 1.0 / finest, table)
 
     def refined(self, space: Space, voxel: float, cameras: Cameras, weight: float, most_blocks: int) -> Grid:
         """A finer grid where this one is visible, filled from it; coarser than ``voxel`` where it would be too large;
         itself where nothing is visible yet."""
         while True:
-            keep = np.zeros(_table_shape(self.half, voxel), bool)
+            keep = np.zeros(table_shape(self.half, voxel), bool)
             alive_blocks(self.volume(), self.positions, weight, self.voxel / voxel, keep)
             wanted = int(keep.sum())
             if wanted <= 1.3 * most_blocks:
@@ -142,7 +142,7 @@ class Grid:
         return self.center + expanded(_centers(self.positions, self.half, self.voxel), self.half, SHELL)
 
 
-def _table_shape(half: np.ndarray, voxel: float) -> tuple[int, ...]:
+def table_shape(half: np.ndarray, voxel: float) -> tuple[int, ...]:
     return tuple(int(n) for n in np.ceil(2 * (1 + SHELL) * np.asarray(half) / (voxel * BLOCK)).astype(int) + 1)
 
 

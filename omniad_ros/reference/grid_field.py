@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
 from omniad_ros.core.feedback import OmniadError
@@ -13,7 +16,7 @@ from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.reference.compiled import parallel
 from omniad_ros.reference.coverage import seen
 from omniad_ros.reference.field import Rendering
-from omniad_ros.reference.grid import STRIDE, Grid
+from omniad_ros.reference.grid import STRIDE, Grid, table_shape
 from omniad_ros.reference.marching import Rays, Rendered, Steps, render
 from omniad_ros.reference.shading import shade
 from omniad_ros.reference.voxels import FEATURES, VOXELS
@@ -25,6 +28,39 @@ COVERED_OPACITY, COVERED_SPREAD = 0.7, 0.05
 
 VERSION = 2
 """To be raised with every change of the kernels' constants: the same numbers would render another picture."""
+
+
+MOST_PLACES = 1 << 27
+"""Of a field's table, 512 MB: a hall of 200 m at 5 cm takes a tenth."""
+SAMPLE_DEPTH = 1e-3, 1e3
+"""Optical depths of a voxel of unit density between which a field is: those that are trained lie at about 1."""
+Length = Annotated[float, msgspec.Meta(gt=1e-6, lt=1e6)]
+Place = Annotated[float, msgspec.Meta(gt=-1e7, lt=1e7)]
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+class _FieldFile(msgspec.Struct):
+    """field.json; what else a build noted there is passed over."""
+
+    center: tuple[Place, Place, Place]
+    half: tuple[Length, Length, Length]
+    voxel: Length
+    scale: Length
+    table: tuple[int, int, int]
+    near: Annotated[float, msgspec.Meta(ge=0, lt=1e4)]
+
+    def check(self, file: Path) -> None:
+        """Raise OmniadError where the numbers do not fit each other: rays would take steps without end."""
+        expected = table_shape(np.array(self.half), self.voxel)
+        if not np.array_equal(self.table, expected):
+            raise OmniadError(
+                f"{file} is damaged: its table, half and voxel do not fit each other; build the site again"
+            )
+        if math.prod(self.table) > MOST_PLACES or not SAMPLE_DEPTH[0] < self.scale * self.voxel < SAMPLE_DEPTH[1]:
+            raise OmniadError(f"{file} is damaged: no field has a voxel of {self.voxel:g} m; build the site again")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,22 +135,32 @@ class GridField:
         from safetensors.numpy import load_file
 
         try:
-            info, tensors = read_json(directory / "field.json"), load_file(directory / "weights.safetensors")
-            if info.get("version") != VERSION:
+            file = directory / "field.json"
+            if read_json(file, _Version).version != VERSION:
                 raise OmniadError(
                     f"{directory} holds a grid field of another version of omniad_ros; build the site again"
                 )
+            info, tensors = read_json(file, _FieldFile), load_file(directory / "weights.safetensors")
+            info.check(file)
+            if not all(np.isfinite(values).all() for values in tensors.values() if values.dtype.kind == "f"):
+                raise OmniadError(
+                    f"{directory / 'weights.safetensors'} holds values that are not finite; build the site again"
+                )
             positions = tensors["positions"].astype(np.int64)
-            table = np.zeros(info["table"], np.int32)
+            table = np.zeros(info.table, np.int32)
+            if (positions < 0).any() or (positions >= info.table).any():
+                raise OmniadError(
+                    f"{directory / 'weights.safetensors'} has blocks outside the field; build the site again"
+                )
             table[tuple(positions.T)] = np.arange(1, len(positions) + 1)
-            grid = Grid(info["center"], info["half"], info["voxel"], info["scale"], table, tensors["sky"])
+            grid = Grid(info.center, info.half, info.voxel, info.scale, table, tensors["sky"])
             kept = np.unpackbits(tensors["kept"], count=len(grid) * VOXELS).astype(bool)
             grid.density[kept] = tensors["density"]
             grid.features[kept] = tensors["features"] * tensors["feature_step"] + tensors["feature_low"]
             grid.views, grid.toward = tensors["views"], tensors["toward"]
             grid.occupy(1e-3)
             shader = {name: tensor for name, tensor in tensors.items() if name.startswith("shader.")}
-            return GridField(grid, shader, info["near"])
+            return GridField(grid, shader, info.near)
         except OmniadError:
             raise
         except Exception as error:
