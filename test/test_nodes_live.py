@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -182,3 +183,22 @@ def test_a_camera_info_latched_before_the_nodes_start_and_of_the_whole_sensor_is
         assert not system.said("inspector", "scaled"), "the binned image has the camera's size"
     finally:
         del robot.say_info
+
+
+@pytest.mark.parametrize("node", ["inspector", "nerf_renderer"])
+def test_what_lies_in_the_present_folder_is_never_code(node, tmp_path, monkeypatch):
+    """Whoever stands in a site that was downloaded starts the nodes as safely as anywhere."""
+    marker = tmp_path / "executed"
+    for module in ("numpy", "html", "rclpy", "omniad_ros", "sitecustomize"):
+        (tmp_path / f"{module}.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep)
+    process = processes.start(node, {"site": "."}, environment=processes.private_environment())
+    try:
+        end = time.monotonic() + PATIENCE
+        while not any("is not a site" in line for line in process.lines) and time.monotonic() < end:
+            assert process.returncode is None, list(process.lines)
+            time.sleep(0.1)
+    finally:
+        process.stop()
+    assert any("is not a site" in line for line in process.lines) and not marker.exists()

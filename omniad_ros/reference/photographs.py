@@ -175,6 +175,8 @@ class Photographs:
             width, height, *intrinsics = data["camera"].tolist()
             false_alarms = data.get("alarms", np.zeros(data["depths"].shape, np.uint8))  # sites of 0.1.0 have none
             camera = Camera(int(width), int(height), *intrinsics)
+            if not np.isfinite(data["poses"]).all():
+                raise ValueError("a pose that is not finite")
             return Photographs(data["images"], data["depths"], data["poses"], camera, false_alarms)
         except Exception as error:  # safetensors raises many kinds for a damaged file
             raise OmniadError(f"{path} is missing or damaged") from error

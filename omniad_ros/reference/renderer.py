@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -51,10 +52,16 @@ class ReferenceRenderer:
         return self.photographs.redraw(rendering, camera, pose)
 
 
+class _Kind(msgspec.Struct):
+    """What tells fields apart; the rest is for those who read them."""
+
+    method: str
+
+
 def load_field(radiance_dir: Path | str) -> Field:
     """The field in a site's radiance directory. Raises OmniadError where there is none that can be read."""
     radiance_dir = Path(radiance_dir)
-    if read_json(radiance_dir / "field.json").get("method") == "grid-field":
+    if read_json(radiance_dir / "field.json", _Kind).method == "grid-field":
         from omniad_ros.reference.grid_field import GridField
 
         return GridField.load(radiance_dir)

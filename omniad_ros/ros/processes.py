@@ -1,6 +1,6 @@
 """Starts nodes as processes where `ros2 launch` is missing: `omniad run`, the demo and the tests.
 
-Each node is this Python running ``-m omniad_ros.ros.start <node>``; all end together, and none outlives its starter.
+Each node is this Python running `start.run`; all end together, and none outlives its starter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ import omniad_ros
 from omniad_ros.core.feedback import OmniadError
 
 NAMESPACE = "/omniad"
-START = "omniad_ros.ros.start"
+START = (
+    "import sys; sys.path[:] = filter(None, sys.path); from omniad_ros.ros.start import run; sys.exit(run(sys.argv[1]))"
+)
+"""Not ``-m``, which would put the folder that one stands in before all packages: a site's, perhaps, with a numpy.py in it."""
 Output = Callable[[str], None]
 
 
@@ -113,7 +116,7 @@ def start(
     node: module in `omniad_ros.ros`; parameters: win over those of ``parameters_file``; remappings: from → to;
     environment: added to this process's; output: called with each line that the node says.
     """
-    command = [sys.executable, "-m", START, node, "--ros-args", "-r", f"__ns:={namespace}"]
+    command = [sys.executable, "-c", START, node, "--ros-args", "-r", f"__ns:={namespace}"]
     for source, target in (remappings or {}).items():
         command += ["-r", f"{source}:={target}"]
     if parameters_file is not None:
@@ -122,7 +125,8 @@ def start(
         # as JSON, or text that looks like a number would become one
         command += ["-p", f"{name}:={json.dumps(value)}"]
     package = str(Path(omniad_ros.__file__).parents[1])
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # an empty one in it is the present folder, too
+    path = os.pathsep.join(filter(None, (package, *inherited)))
     own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "RCUTILS_COLORIZED_OUTPUT": "0"}
     return NodeProcess(node, command, {**os.environ, **own, **(environment or {})}, output)
 
@@ -136,7 +140,7 @@ def program(node: str) -> dict:
     ):  # no AMENT_PREFIX_PATH is an OSError or LookupError
         if (Path(get_package_prefix("omniad_ros")) / "lib" / "omniad_ros" / node).exists():
             return {"package": "omniad_ros", "executable": node}
-    return {"executable": sys.executable, "arguments": ["-m", START, node]}
+    return {"executable": sys.executable, "arguments": ["-c", START, node]}
 
 
 def run_together(processes: list[NodeProcess], meanwhile: Callable[[], None] = lambda: time.sleep(0.1)) -> None:

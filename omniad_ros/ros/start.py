@@ -1,4 +1,4 @@
-"""Starts a node as a program: ``python -m omniad_ros.ros.start inspector``, and setup.py's console scripts.
+"""Starts a node as a program, for `processes.start` and setup.py's console scripts.
 
 Its libraries take seconds to load, in which a launcher or a person may already want it to end: that, too, ends without a
 traceback and with status 0. So nothing else may be imported here before that is seen to.
@@ -6,7 +6,6 @@ traceback and with status 0. So nothing else may be imported here before that is
 
 import os
 import signal
-import sys
 
 
 def run(node: str) -> int:
@@ -32,7 +31,3 @@ def nerf_renderer() -> int:
 
 def sim_robot() -> int:
     return run("sim_robot")
-
-
-if __name__ == "__main__":
-    sys.exit(run(sys.argv[1]))
