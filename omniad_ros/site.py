@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import check_empty, disk_errors, read_json, regular_files, sha256, write_json
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.core.images import read_image
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "omniad-site"
 VERSION = 1
@@ -306,9 +309,13 @@ class Site:
                 raise OmniadError(f"the site {self.path} misses {name}; copy it again or build the site again")
             if sha256(file) != digest:
                 raise OmniadError(f"{file} was altered since the site was built; copy it again or build the site again")
-        for name, file in found.items():
-            if name not in self.manifest["files"] and name != "site.json" and not _unfinished(name):
+        unlisted = {name: file for name, file in found.items() if name not in self.manifest["files"]}
+        for name, file in unlisted.items():
+            if name.partition("/")[0] in STAGES:
                 raise OmniadError(f"{file} is not listed in site.json; remove it or build the site again")
+        beside = [file for name, file in unlisted.items() if name != "site.json" and not _unfinished(name)]
+        if beside:  # a report, say, of somebody who stood in the site's folder
+            logger.warning("%s is not a part of the site, and is not looked at", beside[0])
 
     def has(self, stage: str) -> bool:
         return stage in self.manifest["stages"]

@@ -27,7 +27,7 @@ from omniad_ros.site import Site
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda p: (p / "numpy.py").write_text("raise SystemExit"), "numpy.py is not listed"),
+        (lambda p: (p / "map" / "numpy.py").write_text("raise SystemExit"), "numpy.py is not listed"),
         (lambda p: os.mkfifo(p / "map" / "pipe"), "a named pipe"),
         (lambda p: os.mkfifo(p / "pipe"), "a named pipe"),
         (lambda p: replaced(p / "map" / "data.json", os.mkfifo), "a named pipe"),
@@ -228,3 +228,12 @@ def test_a_full_disk_leaves_the_stages_that_are_finished(tmp_path, monkeypatch):
     with pytest.raises(NoSpaceError):
         build.build_site(tmp_path / "survey", tmp_path / "site")
     assert Site.open(tmp_path / "site", complete=False).has("survey")
+
+
+def test_what_lies_beside_the_stages_is_said_and_let_be(tiny_site, tmp_path, caplog):
+    """Somebody stood in the site's folder when a report was written."""
+    site = shutil.copytree(tiny_site, tmp_path / "site")
+    (site / "omniad_report").mkdir()
+    (site / "omniad_report" / "index.html").write_text("a report")
+    Site.open(site)
+    assert "index.html is not a part of the site" in caplog.text
