@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from omniad_ros.core.geometry import Pose
@@ -46,6 +47,13 @@ class FrameVerdict(NamedTuple):
 SOUND = FrameVerdict("", False)
 
 
+class SavedFrameCheck(msgspec.Struct):
+    """A `FrameCheck` as JSON holds it: the last frame's digest, and where the robot was at the first frame like it (4, 4)."""
+
+    digest: bytes | None
+    seen_at: list[list[float]] | None
+
+
 class FrameCheck:
     """Judges the frames of one camera, one after the other; ``survey`` shows how sharp frames of the place are."""
 
@@ -60,6 +68,16 @@ class FrameCheck:
     def reset(self) -> None:
         self._digest: bytes | None = None
         self._seen_at: Pose | None = None
+
+    def saved(self) -> SavedFrameCheck:
+        """What `restore` needs to go on."""
+        seen_at = None if self._seen_at is None else self._seen_at.matrix().tolist()
+        return SavedFrameCheck(self._digest, seen_at)
+
+    def restore(self, saved: SavedFrameCheck) -> None:
+        """Go on where another one was saved. Raises ValueError where a pose is none."""
+        self._digest = saved.digest
+        self._seen_at = None if saved.seen_at is None else Pose.from_matrix(np.array(saved.seen_at))
 
     def __call__(self, image: np.ndarray, odom_from_base: Pose | None = None) -> FrameVerdict:
         """Judge a frame (uint8 RGB, H x W x 3)."""

@@ -59,12 +59,14 @@ class SavedHead(msgspec.Struct):
 
 
 class SavedTracks(SavedHead, kw_only=True):
-    """A `Tracker`: how many tracks it made and confirmed, those it has, and the confirmed ones that are gone."""
+    """A `Tracker`: how many tracks it made and confirmed, those it has, the confirmed ones that are gone, and the last view that
+    counted: its pose as the rows of a (4, 4) matrix, and its stamp in seconds."""
 
     created: Count
     confirmed: Count
     tracks: list[SavedTrack]
     gone: list[SavedTrack]
+    counted: tuple[list[list[Number]], Number] | None = None
 
 
 def saved(hypothesis: Hypothesis) -> SavedTrack:

@@ -18,7 +18,7 @@ import numpy as np
 from omniad_ros.core.files import read_json, write_atomically
 from omniad_ros.core.geometry import Camera, Pose, Rectifier
 from omniad_ros.mapping import Localization
-from omniad_ros.patrol.frame_check import FrameCheck
+from omniad_ros.patrol.frame_check import FrameCheck, SavedFrameCheck
 from omniad_ros.patrol.odometry import MapCorrection, OdometryBuffer, SavedCorrection
 from omniad_ros.patrol.pipeline import UNCOVERED, Inspection, Inspector
 from omniad_ros.patrol.tracks import Tracker
@@ -54,13 +54,13 @@ class PatrolFrame:
 
 
 class SavedSession(msgspec.Struct):
-    """A `PatrolSession` between two frames, as JSON holds it; what its evidence says lies beside it."""
+    """A `PatrolSession` between two frames, as JSON holds it; what its evidence says lies beside it (EVIDENCE)."""
 
     tracker: msgspec.Raw
     correction: SavedCorrection
+    check: SavedFrameCheck
     first_correction: list[list[float]] | None
     frames_without_pose: int
-    evidence: str
 
 
 class PatrolSession:
@@ -152,19 +152,16 @@ class PatrolSession:
 
     # ---- interruptions
 
-    def save(self, directory: Path, name: str) -> None:
-        """Write what is known between two frames into ``directory``, so that `restore` goes on from here; ``name``: of this moment."""
-        evidence = ""
+    def save(self, directory: Path) -> None:
+        """Write what is known between two frames into an empty ``directory``, so that `restore` goes on from here."""
         if self.inspector.evidence is not None:
-            evidence = f"{name}-{EVIDENCE}"
-            self.inspector.evidence.save(directory / evidence)
+            self.inspector.evidence.save(directory / EVIDENCE)
         first = None if self._first_correction is None else self._first_correction.matrix().tolist()
-        tracker = msgspec.Raw(self.inspector.tracker.to_json())
-        saved = SavedSession(tracker, self.correction.saved(), first, self.inspector.frames_without_pose, evidence)
+        saved = SavedSession(
+            msgspec.Raw(self.inspector.tracker.to_json()), self.correction.saved(), self.check.saved(), first,
+            self.inspector.frames_without_pose,
+        )  # fmt: skip
         write_atomically(directory / SAVED, msgspec.json.encode(saved))
-        for old in directory.glob(f"*-{EVIDENCE}"):
-            if old.name != evidence:
-                old.unlink()
 
     def restore(self, directory: Path) -> None:
         """Go on where `save` was called; odometry is to be added again.
@@ -173,9 +170,10 @@ class PatrolSession:
         """
         saved = read_json(directory / SAVED, SavedSession)
         tracker = Tracker.from_json(saved.tracker, self.inspector.tracker.options)
-        if saved.evidence and self.inspector.evidence is not None:
-            self.inspector.evidence.restore(directory / Path(saved.evidence).name)
+        if self.inspector.evidence is not None:
+            self.inspector.evidence.restore(directory / EVIDENCE)
         self.correction.restore(saved.correction)
+        self.check.restore(saved.check)
         first = saved.first_correction
         self._first_correction = None if first is None else Pose.from_matrix(np.array(first))
         self.inspector.tracker, self.inspector.frames_without_pose = tracker, saved.frames_without_pose

@@ -310,6 +310,7 @@ class Tracker:
             confirmed=self._confirmed,
             tracks=[saved(hypothesis) for hypothesis in self._hypotheses],
             gone=[saved(hypothesis) for hypothesis in self._gone],
+            counted=self._counted and (self._counted[0].matrix().tolist(), self._counted[1]),
         )
         return msgspec.json.encode(state, enc_hook=lambda number: number.item())  # some are numpy's scalars
 
@@ -328,6 +329,8 @@ class Tracker:
             tracker._hypotheses, tracker._gone = (
                 [restored(track, tracker.options.sighting) for track in tracks] for tracks in (state.tracks, state.gone)
             )
+            if state.counted is not None:
+                tracker._counted = Pose.from_matrix(np.array(state.counted[0])), state.counted[1]
             tracks = tracker.tracks + tracker.gone
             ids = [track.id for track in tracks]
             sound = (

@@ -173,7 +173,7 @@ class _Inspected:
         moment = self.state / f"{frames:08d}"
         shutil.rmtree(moment, ignore_errors=True)
         moment.mkdir()
-        self.session.save(moment, moment.name)
+        self.session.save(moment)
         write_atomically(self.state / POINT, msgspec.json.encode(SavedPoint(self.key, frames, rows)))
         for old in self.state.iterdir():
             if old.is_dir() and old != moment:
