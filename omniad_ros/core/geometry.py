@@ -111,6 +111,16 @@ class Pose:
         return Pose(slerp(np.clip(fraction, 0.0, 1.0)).as_matrix(), translation)
 
 
+def rows_of(pose: Pose | None) -> list[list[float]] | None:
+    """A pose's (4, 4) matrix as JSON holds it; None for None."""
+    return None if pose is None else pose.matrix().tolist()
+
+
+def pose_of(rows: list[list[float]] | None) -> Pose | None:
+    """What `rows_of` was given. Raises ValueError where the rows are no pose."""
+    return None if rows is None else Pose.from_matrix(np.array(rows))
+
+
 @dataclass(frozen=True)
 class Camera:
     """Intrinsics of a camera in pixels, with pixel centres at half-integers.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from omniad_ros.core.geometry import Pose
+from omniad_ros.core.geometry import Pose, pose_of, rows_of
 from omniad_ros.site import PosedImages
 
 SIDE = 160
@@ -71,13 +71,12 @@ class FrameCheck:
 
     def saved(self) -> SavedFrameCheck:
         """What `restore` needs to go on."""
-        seen_at = None if self._seen_at is None else self._seen_at.matrix().tolist()
-        return SavedFrameCheck(self._digest, seen_at)
+        return SavedFrameCheck(self._digest, rows_of(self._seen_at))
 
     def restore(self, saved: SavedFrameCheck) -> None:
         """Go on where another one was saved. Raises ValueError where a pose is none."""
         self._digest = saved.digest
-        self._seen_at = None if saved.seen_at is None else Pose.from_matrix(np.array(saved.seen_at))
+        self._seen_at = pose_of(saved.seen_at)
 
     def __call__(self, image: np.ndarray, odom_from_base: Pose | None = None) -> FrameVerdict:
         """Judge a frame (uint8 RGB, H x W x 3)."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from omniad_ros.core.geometry import Pose
+from omniad_ros.core.geometry import Pose, pose_of, rows_of
 from omniad_ros.recordings.source import SECOND
 
 
@@ -115,14 +115,6 @@ class SavedCorrection(msgspec.Struct):
     jumps: int
 
 
-def _rows(pose: Pose | None) -> list[list[float]] | None:
-    return None if pose is None else pose.matrix().tolist()
-
-
-def _pose(rows: list[list[float]] | None) -> Pose | None:
-    return None if rows is None else Pose.from_matrix(np.array(rows))
-
-
 class MapCorrection:
     """``map_from_odom``, learnt from refined poses; without odometry the last refined pose itself.
 
@@ -189,15 +181,15 @@ class MapCorrection:
 
     def saved(self) -> SavedCorrection:
         """What `restore` needs to go on."""
-        last = None if self._last is None else (self._last[0], _rows(self._last[1]))
+        last = None if self._last is None else (self._last[0], rows_of(self._last[1]))
         known = (self.map_from_odom, self._pending, self._corrected_at)
-        return SavedCorrection(*map(_rows, known), last, self._failures, self._jumps)
+        return SavedCorrection(*map(rows_of, known), last, self._failures, self._jumps)
 
     def restore(self, saved: SavedCorrection) -> None:
         """Go on where another one was saved. Raises ValueError where a pose is none."""
         known = (saved.map_from_odom, saved.pending, saved.corrected_at)
-        self.map_from_odom, self._pending, self._corrected_at = map(_pose, known)
-        self._last = None if saved.last is None else (saved.last[0], _pose(saved.last[1]))
+        self.map_from_odom, self._pending, self._corrected_at = map(pose_of, known)
+        self._last = None if saved.last is None else (saved.last[0], pose_of(saved.last[1]))
         self._failures, self._jumps = saved.failures, saved.jumps
 
     def covariance(self, odom_from_base: Pose | None) -> np.ndarray:

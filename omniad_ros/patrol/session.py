@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from omniad_ros.core.files import read_json, write_atomically
-from omniad_ros.core.geometry import Camera, Pose, Rectifier
+from omniad_ros.core.geometry import Camera, Pose, Rectifier, pose_of, rows_of
 from omniad_ros.mapping import Localization
 from omniad_ros.patrol.frame_check import FrameCheck, SavedFrameCheck
 from omniad_ros.patrol.odometry import MapCorrection, OdometryBuffer, SavedCorrection
@@ -156,7 +156,7 @@ class PatrolSession:
         """Write what is known between two frames into an empty ``directory``, so that `restore` goes on from here."""
         if self.inspector.evidence is not None:
             self.inspector.evidence.save(directory / EVIDENCE)
-        first = None if self._first_correction is None else self._first_correction.matrix().tolist()
+        first = rows_of(self._first_correction)
         saved = SavedSession(
             msgspec.Raw(self.inspector.tracker.to_json()), self.correction.saved(), self.check.saved(), first,
             self.inspector.frames_without_pose,
@@ -175,5 +175,5 @@ class PatrolSession:
         self.correction.restore(saved.correction)
         self.check.restore(saved.check)
         first = saved.first_correction
-        self._first_correction = None if first is None else Pose.from_matrix(np.array(first))
+        self._first_correction = pose_of(first)
         self.inspector.tracker, self.inspector.frames_without_pose = tracker, saved.frames_without_pose

@@ -21,7 +21,7 @@ import numpy as np
 from omniad_ros import __version__
 from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.core.files import check_empty, exclusive, read_json, write_atomically, write_json
-from omniad_ros.core.geometry import Pose
+from omniad_ros.core.geometry import pose_of, rows_of
 from omniad_ros.core.images import encode_jpeg, read_image, write_image
 from omniad_ros.patrol.pipeline import Inspection, InspectionOptions, Inspector, overlay
 from omniad_ros.patrol.session import PatrolFrame, PatrolSession
@@ -156,8 +156,7 @@ class _Inspected:
         write_image(heatmaps / f"{name}.png", np.round(inspection.heatmap * 65535).astype(np.uint16))
         write_image(masks / f"{name}.png", inspection.mask)
         (overlays / f"{name}.jpg").write_bytes(encode_jpeg(overlay(frame.image, inspection)))
-        odometry = frame.odometry_pose
-        return _frame_row(frame, inspection) | {"odometry": None if odometry is None else odometry.matrix().tolist()}
+        return _frame_row(frame, inspection) | {"odometry": rows_of(frame.odometry_pose)}
 
     def _remember(self, row: dict, frame: PatrolFrame) -> None:
         self.recorder.add(self._seconds(row), frame.image, frame.inspection, frame.odometry_pose)
@@ -209,8 +208,8 @@ class _Inspected:
             row = json.loads(line)
             picture = self.folder / "overlays" / f"{row['name']}.jpg"
             self.recorder.add_step(
-                RouteStep(self._seconds(row), _pose(row["pose"]), row["state"], row["message"], len(row["detections"])),
-                row["ms"], _pose(row["odometry"]), lambda picture=picture: encode_jpeg(read_image(picture), PICTURE_WIDTH),
+                RouteStep(self._seconds(row), pose_of(row["pose"]), row["state"], row["message"], len(row["detections"])),
+                row["ms"], pose_of(row["odometry"]), lambda picture=picture: encode_jpeg(read_image(picture), PICTURE_WIDTH),
             )  # fmt: skip
             self.rows.append(row)
 
@@ -222,10 +221,6 @@ def _key(site: Site, source: FrameSource, own: Path, options: InspectOptions) ->
     stats = sorted((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
     facts = [__version__, site.manifest["files"], stats, source.camera.to_dict(), repr(options)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _pose(rows: list | None) -> Pose | None:
-    return None if rows is None else Pose.from_matrix(np.array(rows))
 
 
 def _frame_row(frame: PatrolFrame, inspection: Inspection) -> dict:
