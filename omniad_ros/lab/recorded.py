@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from omniad_ros.core.files import read_json
-from omniad_ros.core.geometry import Pose
+from omniad_ros.core.geometry import Pose, pose_of
 from omniad_ros.detection import Detector
 from omniad_ros.evaluation import PatrolTruth, PlantedAnomaly, RecordedFrame, TrueFrame, align_truth
 from omniad_ros.lab.process import apart
@@ -41,7 +41,7 @@ class RecordedPatrol:
     def frames(self) -> Iterator[RecordedFrame]:
         """The frames, with heatmaps read one after the other."""
         for frame in self.record["frames"]:
-            pose = None if frame["pose"] is None else Pose.from_matrix(np.array(frame["pose"]))
+            pose = pose_of(frame["pose"])
             heatmaps = self._heatmap(HEATMAPS, frame), self._heatmap(INDEPENDENT, frame)
             yield RecordedFrame(frame["stamp"] / 1e9, pose, *heatmaps, frame["state"], frame["ms"])
 
@@ -56,7 +56,7 @@ class RecordedPatrol:
         steps = [
             RouteStep(
                 f["stamp"] / 1e9,
-                None if f["pose"] is None else Pose.from_matrix(np.array(f["pose"])),
+                pose_of(f["pose"]),
                 f["state"],
                 f["message"],
             )
@@ -92,7 +92,7 @@ def read_patrol(folder: Path, true_poses: Path, site: Site) -> RecordedPatrol:
     record, told = read_json(folder / RECORD), read_json(folder / TRUTH / "truth.json")
     inspected = {frame["stamp"] for frame in record["frames"]}
     frames = [frame for frame in told["frames"] if frame["stamp"] in inspected]
-    poses = [Pose.from_matrix(np.array(frame["world_from_camera"])) for frame in frames]
+    poses = [pose_of(frame["world_from_camera"]) for frame in frames]
     labels = apart("recording", "render_labels", told["seed"], told["planted"], told["light"], poses)
     truth = {f["stamp"] / 1e9: TrueFrame(pose, label > 0) for f, pose, label in zip(frames, poses, labels)}
     anomalies = tuple(
@@ -108,8 +108,8 @@ def read_patrol(folder: Path, true_poses: Path, site: Site) -> RecordedPatrol:
 
 def _odometry_in_map(record: dict) -> list[Pose]:
     """The route as odometry alone has it: joined to the refined one where that begins."""
-    odometry = {entry["stamp"]: Pose.from_matrix(np.array(entry["odom_from_camera"])) for entry in record["odometry"]}
-    refined = {f["stamp"]: Pose.from_matrix(np.array(f["pose"])) for f in record["frames"] if f["pose"] is not None}
+    odometry = {entry["stamp"]: pose_of(entry["odom_from_camera"]) for entry in record["odometry"]}
+    refined = {f["stamp"]: pose_of(f["pose"]) for f in record["frames"] if f["pose"] is not None}
     first = min((stamp for stamp in refined if stamp in odometry), default=None)
     if first is None:
         return []

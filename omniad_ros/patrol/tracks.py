@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from omniad_ros.core.feedback import OmniadError
-from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.core.geometry import Camera, Pose, pose_of, rows_of
 from omniad_ros.patrol.saved_tracks import FORMAT, VERSION, SavedHead, SavedTracks, restored, saved
 from omniad_ros.patrol.sightings import Detected, Hypothesis, Ray, SightingOptions, Snapshot, Track, ray_of, unit
 
@@ -310,7 +310,7 @@ class Tracker:
             confirmed=self._confirmed,
             tracks=[saved(hypothesis) for hypothesis in self._hypotheses],
             gone=[saved(hypothesis) for hypothesis in self._gone],
-            counted=self._counted and (self._counted[0].matrix().tolist(), self._counted[1]),
+            counted=self._counted and (rows_of(self._counted[0]), self._counted[1]),
         )
         return msgspec.json.encode(state, enc_hook=lambda number: number.item())  # some are numpy's scalars
 
@@ -330,7 +330,7 @@ class Tracker:
                 [restored(track, tracker.options.sighting) for track in tracks] for tracks in (state.tracks, state.gone)
             )
             if state.counted is not None:
-                tracker._counted = Pose.from_matrix(np.array(state.counted[0])), state.counted[1]
+                tracker._counted = pose_of(state.counted[0]), state.counted[1]
             tracks = tracker.tracks + tracker.gone
             ids = [track.id for track in tracks]
             sound = (
