@@ -278,6 +278,5 @@ def test_the_demo_finds_what_was_planted(tmp_path):
     table = run_demo(tmp_path / "demo", 0, options=DemoOptions(survey, build, patrol))
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
     assert f"{metrics['found']} of 5" in table and (tmp_path / "demo" / "index.html").is_file()
-    # so short a training leaves floaters in the field, of which each machine's rounding makes its own; fewer than what is found
-    assert metrics["found"] >= 3 and metrics["false_tracks"] < metrics["found"], metrics
+    assert metrics["found"] >= 3 and metrics["false_tracks"] <= 1, metrics
     assert metrics["pixel"]["f1"] > 0.6 and metrics["localization"]["success"] > 0.75, metrics

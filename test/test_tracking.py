@@ -146,6 +146,23 @@ def test_false_alarms_alone_confirm_nothing():
     assert sum(confirmed) <= 2, confirmed
 
 
+def test_a_thing_that_is_seen_past_something_nearer_stays_one_track():
+    """Its region then holds the nearer thing's depth too, which must not be taken for where it is."""
+    tracker, place, half = Tracker(), np.array([0.0, 0.0, 3.0]), 0.2
+    for step, x in enumerate(np.linspace(-0.8, 0.8, 60)):
+        pose = Pose(np.eye(3), np.array([x, 0.0, 0.0]))
+        (x0, y0), (x1, y1) = (
+            CAMERA.project(pose.inverse().apply(place + sign * np.array([half, half, 0]))) for sign in (-1, 1)
+        )
+        depth = np.full((240, 320), 3.6, np.float32)
+        if step >= 30:
+            depth[:, : round(0.7 * x0 + 0.3 * x1)] = 1.4
+        found = Detection((x0, y0, x1, y1), int((x1 - x0) * (y1 - y0)), 0.9, "added", None, None)
+        tracker.update([found], CAMERA, pose, depth, float(step))
+    assert [track.confirmed for track in tracker.tracks] == [True]
+    assert np.linalg.norm(tracker.tracks[0].center - place) < 0.3
+
+
 def test_standing_still_takes_time_to_confirm():
     pose = Pose.look_at((2.6, 0, 0.5), (0, 0, 0.4))
     depth, rng = room_depth(pose), np.random.default_rng(0)

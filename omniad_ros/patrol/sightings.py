@@ -92,6 +92,8 @@ class Ray:
     height: float
     clipped: bool
     """The region touches the frame's border, so its middle says less."""
+    farthest: float = math.inf
+    """Metres to the farthest that the reference shows in the region: behind it there can be nothing. Of a new view only."""
 
     def lateral(self, options: SightingOptions) -> float:
         """Standard deviation across the ray, metres at the hinted range."""
@@ -260,6 +262,7 @@ def ray_of(
     return Ray(
         pose.translation.copy(), pose.rotation @ (direction / length), z * length,
         (x1 - x0) / camera.fx / length, (y1 - y0) / camera.fy / length, clipped,
+        max(z, float(np.percentile(window, 100 - options.nearest))) * length,
     )  # fmt: skip
 
 

@@ -188,7 +188,7 @@ class Tracker:
             return math.inf
         # behind the surface that the reference shows there can be nothing, beside what the track's place is unsure
         unsure = math.sqrt(float(ray.direction @ hypothesis.covariance @ ray.direction))
-        if distance > self.options.behind * ray.range + size + 2 * unsure:
+        if distance > self.options.behind * ray.farthest + size + 2 * unsure:
             return math.inf
         basis = np.linalg.svd(ray.direction[None])[2][1:]
         innovation = basis @ offset
