@@ -36,6 +36,8 @@ LARGEST_SIDE = 1600
 """Pixels: larger images are reduced before anything looks at them; feature extraction gains nothing beyond, and needs minutes more."""
 LONGEST_SIDE = 320
 """Pixels at which field, detector and inspection work where a site does not say otherwise."""
+DETAIL_SIDE, DETAIL_WORTH = 1280, 1.25
+"""Pixels at most at which a second look is taken, and how many times the working size they must be for it to pay."""
 SMALLEST_SIDE = 64
 """Pixels: with less the detector's coarsest layer has nothing to look at."""
 
@@ -370,6 +372,13 @@ class Site:
     def working_camera(self, camera: Camera, longest_side: int | None = None) -> Camera:
         """The camera of a frame's reference view and comparison: rectified, at the working size, or another where it is given."""
         return camera.undistorted().fitted(LARGEST_SIDE).fitted(longest_side or self.longest_side)
+
+    def detail_camera(self, camera: Camera, longest_side: int = DETAIL_SIDE) -> Camera | None:
+        """The camera of a frame's second look: as large as frame and survey are, ``longest_side`` at most; None where that is
+        hardly larger than the working size."""
+        side = min(longest_side, max(self.camera.width, self.camera.height))
+        detail = camera.undistorted().fitted(LARGEST_SIDE).fitted(side)
+        return detail if max(detail.width, detail.height) >= DETAIL_WORTH * self.longest_side else None
 
     @property
     def map_dir(self) -> Path:

@@ -27,7 +27,7 @@ PATIENCE = 180.0
 OUTPUTS = {
     "heatmap": (Image, OUTPUT), "heatmap_independent": (Image, OUTPUT), "overlay": (Image, OUTPUT), "mask": (Image, OUTPUT), "markers": (MarkerArray, OUTPUT),
     "pose": (PoseWithCovarianceStamped, OUTPUT), "map_points": (PointCloud2, LATCHED), "route": (Path, LATCHED),
-    **{f"reference/{part}": (Image, OUTPUT) for part in ("image", "depth", "support", "false_alarm")},
+    **{f"reference/{part}": (Image, OUTPUT) for part in ("image", "depth", "support", "false_alarm", "detail")},
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import getitem
 
@@ -27,11 +27,16 @@ from omniad_ros.detection import (
 )
 from omniad_ros.detection.anomalies import nuisances, plant, rendered
 from omniad_ros.detection.calibrating import logistic_weights
+from omniad_ros.detection.comparison import load_bundled
+from omniad_ros.detection.matching import blur_extent, blur_matched, motion_kernel
+from omniad_ros.detection.networks import Networks
 from omniad_ros.detection.scores import hysteresis
-from omniad_ros.detection.student import ReverseDistillation, choose_backbone, load_teacher
+from omniad_ros.detection.second_look import look_again
+from omniad_ros.detection.student import BUNDLED, ReverseDistillation, choose_backbone, load_teacher
 from omniad_ros.evaluation.ablation import ROWS, AblationData, ablation, format_ablation
 from omniad_ros.lab.train_comparison import collage
 from omniad_ros.reference import Rendering
+from omniad_ros.reference.full_size import FullSize
 from omniad_ros.reference.photographs import Photographs
 from omniad_ros.reference.view import ReferenceView
 
@@ -57,6 +62,21 @@ def looks(place, rng, count):
 def regions(heatmap, view, threshold, reference=None, smallest=OPTIONS.smallest_region):
     frame = ComparedFrame(view.image, reference or view.reference, CAMERA, POSE)
     return find_regions(heatmap, frame, threshold=threshold, smallest=smallest)
+
+
+def enlarged(image):
+    """A photograph of which ``image`` is half the size."""
+    return cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+
+
+@dataclass
+class Pictures:
+    """Stands for a site's mapped images."""
+
+    images: list
+
+    def image(self, index):
+        return self.images[index]
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +292,43 @@ def test_networks_stay_on_their_device_until_the_result_is_read(trained, monkeyp
             work()
 
 
+def test_a_thing_of_twelve_pixels_is_seen_at_the_second_look_wherever_it_lies():
+    rng = np.random.default_rng(5)
+    reference = cv2.resize(collage(rng)[:128, :160], (960, 768), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    teacher, _ = load_teacher("compact", BUNDLED)
+    networks = Networks.for_inference(teacher, ReverseDistillation(teacher.channels), load_bundled())
+    small = ReferenceView(
+        uint8(cv2.resize(reference, (320, 256), interpolation=cv2.INTER_AREA)), np.ones((256, 320), np.float32)
+    )
+    view = replace(small, support=np.full((256, 320), 4, np.uint8), detail=uint8(reference))
+    nothing = np.full((256, 320), -9.0, np.float32)  # the first look has seen nothing
+    for x, y in ((70, 60), (480, 400), (900, 700)):
+        frame, thing = reference.copy(), np.zeros((768, 960), np.uint8)
+        cv2.circle(thing, (x, y), 6, 1, -1)
+        frame[thing > 0] = 1 - frame[y, x].round()
+        frame = np.clip(0.9 * frame + rng.normal(0, 0.01, frame.shape), 0, 1).astype(np.float32)
+        logits = look_again(networks, frame, view, nothing)
+        seen, around = ~np.isnan(logits), cv2.dilate(thing, np.ones((25, 25), np.uint8)) > 0
+        assert 0.2 < seen.mean() < 0.6, "a second look has its budget"
+        assert np.median(logits[thing > 0]) > 0 and (logits[seen & ~around] > 0).mean() < 1e-3
+    assert not np.isnan(look_again(networks, frame, view, nothing, whole=True)).any()
+    assert np.isnan(look_again(networks, frame, replace(view, support=0 * view.support), nothing)).all()
+
+
+def test_a_reference_is_blurred_as_its_frame_is():
+    rng = np.random.default_rng(2)
+    sharp, everywhere = np.ascontiguousarray(collage(rng)[:128, :160]), np.ones((128, 160), bool)
+    kernel = motion_kernel(5.0, 0.6)
+    assert np.isclose(kernel.sum(), 1)
+    frame = cv2.filter2D(sharp, -1, kernel) + rng.normal(0, 0.01, sharp.shape).astype(np.float32)
+    before, after = (np.abs(frame - r).mean() for r in (sharp, blur_matched(frame, sharp, everywhere)))
+    assert after < 0.6 * before
+    view = ReferenceView(uint8(sharp), np.ones((128, 160), np.float32))
+    assert 3 < blur_extent(uint8(frame), view) < 7 and blur_extent(uint8(sharp), view) == 0
+    noisy = sharp + rng.normal(0, 0.01, sharp.shape).astype(np.float32)
+    assert blur_matched(noisy, sharp, everywhere) is sharp, "a frame that is as sharp as its reference"
+
+
 def test_what_is_linked_to_a_region_belongs_to_it():
     score = np.full((60, 80), -6.0, np.float32)
     score[20:40, 20:40] = 1.0  # the rim of a thing
@@ -285,18 +342,29 @@ def test_what_is_linked_to_a_region_belongs_to_it():
 
 
 def test_a_detector_is_trained_beside_its_photographs_and_adapts_to_poses(trained, tmp_path):
-    looked = [replace(v, pose=Pose(np.eye(3), np.array([0.01 * i, 0.0, 0.0]))) for i, v in enumerate(trained[1] * 2)]
-    views = NormalViews(looked[:8], looked[8:], camera=CAMERA)
+    looked = [
+        replace(v, pose=Pose(np.eye(3), np.array([0.01 * i, 0.0, 0.0])), source=i) for i, v in enumerate(trained[1] * 2)
+    ]
+    full_size = FullSize(Pictures([enlarged(v.image) for v in looked]), CAMERA.resized(320, 256))
+    views = NormalViews(looked[:8], looked[8:], camera=CAMERA, full_size=full_size)
     options = replace(OPTIONS, distillation_steps=2, comparison_steps=2, adaptation_steps=2)
+    train_detector(views, tmp_path / "once", replace(options, second_look=False))
+    assert Detector.load(tmp_path / "once").scores.detail is None
     train_detector(views, tmp_path / "first", options)
     detector, photographs = Detector.load(tmp_path / "first"), Photographs.load(tmp_path / "first/views.safetensors")
     renderings = [(Rendering(v.reference.image, v.reference.depth), v.pose) for v in looked[:2]]
     reference = photographs.redraw(renderings[0][0], CAMERA, looked[0].pose)
     assert reference.image.shape == (128, 160, 3) and reference.support.max() > 1
     assert detector.heatmap(looked[0].image, reference).shape == (128, 160)
+    closer = photographs.redraw(renderings[0][0], CAMERA, looked[0].pose, full_size.camera, full_size)
+    assert closer.detail.shape == (256, 320, 3) and (closer.image == reference.image).all()
+    twice = detector.heatmap(enlarged(looked[0].image), closer)
+    assert twice.shape == (256, 320) and not np.array_equal(
+        twice, detector.heatmap(enlarged(looked[0].image), reference)
+    )
     facts = adapt_detector(detector, views, renderings, tmp_path / "second", photographs=photographs)
     assert facts["aligned_views"] == 2 and len(Photographs.load(tmp_path / "second/views.safetensors").images) == 12
-    assert Detector.load(tmp_path / "second").threshold > 0
+    assert Detector.load(tmp_path / "second").scores.detail is not None
     with pytest.raises(OmniadError, match="localized"):
         adapt_detector(detector, views, [], tmp_path / "third", photographs=photographs)
 
@@ -317,4 +385,5 @@ def test_the_regression_finds_what_made_the_labels():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(20000, 2))
     labels = rng.random(len(features)) < 1 / (1 + np.exp(-(1.5 * features[:, 0] - 0.5 * features[:, 1] - 1)))
-    assert np.allclose(logistic_weights(features, labels, 1e-6), [1.5, -0.5], atol=0.08)
+    weights, bias = logistic_weights(features, labels, 1e-6)
+    assert np.allclose(weights, [1.5, -0.5], atol=0.08) and np.isclose(bias, -1, atol=0.08)

@@ -10,8 +10,10 @@ pytest.importorskip("rclpy", reason="the nodes need ROS 2 ('make venv' installs 
 from geometry_msgs.msg import PoseStamped
 from nodes_system import REFERENCE, System
 
+from omniad_ros.building.build import normal_views
 from omniad_ros.core.files import read_json, write_json
-from omniad_ros.patrol.pipeline import Inspector
+from omniad_ros.detection import DetectorOptions, train_detector
+from omniad_ros.patrol.pipeline import InspectionOptions, Inspector
 from omniad_ros.recordings import messages as decoding
 from omniad_ros.reference import ReferenceRenderer
 from omniad_ros.reference.photographs import PHOTOGRAPHS
@@ -25,9 +27,13 @@ SIDE = 96
 
 @pytest.fixture(scope="module")
 def small_site(tiny_site, tmp_path_factory):
-    """The tiny site, looked at in `SIDE` pixels."""
+    """The tiny site, looked at in `SIDE` pixels, and again in its photographs' 160."""
     path = shutil.copytree(tiny_site, tmp_path_factory.mktemp("small") / "site")
     write_json(path / "site.json", {**read_json(path / "site.json"), "longest_side": SIDE})
+    site = Site.open(path)
+    with site.stage("detector", {}) as work:
+        options = DetectorOptions(longest_side=SIDE, distillation_steps=10, comparison_steps=10)
+        train_detector(normal_views(site, 4, 0), work, options)
     return path
 
 
@@ -47,9 +53,30 @@ def test_a_frame_is_compared_at_the_sites_working_size(small_site):
     image, pose = site.mapped.image(3), site.mapped.poses[3]
     inspection = Inspector(site).inspect(image, site.mapped.camera, pose)
     assert inspection.reference.image.shape == (72, SIDE, 3) and inspection.heatmap.shape == image.shape[:2]
+    assert inspection.reference.detail.shape == image.shape == (120, 160, 3)
+    once = Inspector(site, options=InspectionOptions(detail_side=0)).inspect(image, site.mapped.camera, pose)
+    assert once.reference.detail is None and not np.array_equal(once.heatmap, inspection.heatmap)
 
 
-@pytest.mark.parametrize("kind, topics", [("small_site", REFERENCE), ("plain_site", REFERENCE[:2])])
+def test_a_frame_whose_detail_does_not_come_is_looked_at_once(small_site, tmp_path):
+    system = System(str(small_site), tmp_path)
+    try:
+        system.start("nerf_renderer", wait=False, detail_side=0)
+        system.start("inspector", wait=False, reference_timeout=4.0)
+        for node in ("nerf_renderer", "inspector"):
+            system.wait_active(node)
+        robot = system.robot
+        robot.until(lambda: robot.inspect(*system.frame(3))[1] == "ok", what="a frame that is looked at once")
+        for index in (4, 5):
+            robot.until(lambda i=index: robot.inspect(*system.frame(i))[1] == "ok", what="the next frame")
+        assert not robot.heard["reference/detail"]
+    finally:
+        system.close()
+
+
+@pytest.mark.parametrize(
+    "kind, topics", [("small_site", (*REFERENCE, "reference/detail")), ("plain_site", REFERENCE[:2])]
+)
 def test_what_is_published_is_the_librarys_reference_view(kind, topics, request, tmp_path):
     path = request.getfixturevalue(kind)
     system = System(str(path), tmp_path)
@@ -78,11 +105,17 @@ def test_what_is_published_is_the_librarys_reference_view(kind, topics, request,
     camera = site.working_camera(
         decoding.camera_from_info(messages.camera_info_message(robot.camera, robot.header(1, "")))
     )
-    view = ReferenceRenderer.of_site(site).render(camera, decoding.pose_from_message(asked.pose))
+    detail = site.detail_camera(
+        decoding.camera_from_info(messages.camera_info_message(robot.camera, robot.header(1, "")))
+    )
+    view = ReferenceRenderer.of_site(site).render(camera, decoding.pose_from_message(asked.pose), detail)
     np.testing.assert_array_equal(decoding.image_to_rgb(parts["reference/image"]), view.image)
     np.testing.assert_array_equal(decoding.depth_from_image(parts["reference/depth"]), view.depth)
     assert view.image.shape == (72, SIDE, 3) and np.isfinite(view.depth).mean() > 0.1
-    for topic, values in zip(REFERENCE[2:], (view.support, view.false_alarm), strict=True):
+    if "reference/detail" in topics:
+        assert view.detail.shape == (120, 160, 3)
+        np.testing.assert_array_equal(decoding.image_to_rgb(parts["reference/detail"]), view.detail)
+    for topic, values in zip(REFERENCE[2:4], (view.support, view.false_alarm), strict=True):
         assert (values is None) == (topic not in parts)
         if values is not None:
             assert parts[topic].encoding == "mono8"

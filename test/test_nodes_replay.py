@@ -23,6 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from omniad_ros.core.geometry import Pose
 from omniad_ros.core.images import write_image
 from omniad_ros.evaluation import evaluate_dataset
+from omniad_ros.patrol.pipeline import InspectionOptions
 from omniad_ros.patrol.session import PatrolSession
 from omniad_ros.recordings import messages as decoding
 from omniad_ros.report.recorded import InspectOptions, inspect_images
@@ -190,7 +191,9 @@ def seen_in_a_bag(system, pictures, site, folder) -> dict[str, tuple[Pose, np.nd
             )
 
     write_bag(folder / "bag", StoragePlugin.MCAP, recorded())
-    inspect_images(site, folder / "bag", folder / "inspected", options=InspectOptions(independent=True))
+    inspect_images(
+        site, folder / "bag", folder / "inspected", options=InspectOptions(inspection=InspectionOptions(evidence=False))
+    )
     rows = json.loads((folder / "inspected" / "inspection.json").read_text())["frames"]
     saved = (folder / "inspected" / "heatmaps" / f"{row['name']}.png" for row in rows)
     heatmaps = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) / 65535 for path in saved]

@@ -177,6 +177,7 @@ def normal_views(site: Site, novel_views: int, seed: int, progress: Progress = q
     was trained on and MOST_HELDOUT others, evenly chosen; and its novel views."""
     from omniad_ros.detection import NormalView
     from omniad_ros.reference import ReferenceView, load_field, novel_poses
+    from omniad_ros.reference.full_size import FullSize
     from omniad_ros.reference.photographs import chosen
 
     images, radiance = site.mapped, load_field(site.radiance_dir)
@@ -190,13 +191,14 @@ def normal_views(site: Site, novel_views: int, seed: int, progress: Progress = q
         progress(done / total, "rendering views of the normal site")
         rendering = radiance.render(camera, images.poses[index])
         image = resized(images.image(index), camera.width, camera.height)
-        view = NormalView(image, ReferenceView(rendering.image, rendering.depth), images.poses[index])
+        view = NormalView(image, ReferenceView(rendering.image, rendering.depth), images.poses[index], int(index))
         (heldout if held[index] else trained).append(view)
     novel = []
     for done, pose in enumerate(poses, len(taken)):
         progress(done / total, "rendering novel views of the normal site")
         novel.append(radiance.render(camera, pose).image)
-    return NormalViews(trained, heldout, novel, camera)
+    closest = site.detail_camera(images.camera)
+    return NormalViews(trained, heldout, novel, camera, closest and FullSize(images, closest))
 
 
 def adapt_site(site: Site, poses: list[Pose], progress: Progress = quiet) -> dict:

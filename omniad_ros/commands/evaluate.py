@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from omniad_ros.commands.options import CommandOptions, Flag, NerfstudioOptions, SiteOptions, unset
+from omniad_ros.commands.options import CommandOptions, Flag, LookOptions, NerfstudioOptions, SiteOptions, unset
 from omniad_ros.commands.terminal import ProgressBar
 from omniad_ros.core.feedback import OmniadError
 
@@ -39,6 +39,7 @@ class EvaluateCommand(CommandOptions):
     """Adapt a copy of the detector to where the test images were taken first (QANV)."""
     ablation: Flag = False
     """Also measure what each part of the method adds; trains five students, half an hour."""
+    look: OmitArgPrefixes[LookOptions]
     building: OmitArgPrefixes[SiteOptions]
     nerfstudio: NerfstudioOptions = ()
 
@@ -56,7 +57,7 @@ def run(options: EvaluateCommand) -> None:
             f"nothing is built where --site is given, so {options.nerfstudio[0]} has no meaning; leave it out"
         )
     building = options.building.build_options(options.nerfstudio)
-    chosen = EvaluationOptions(options.adapt, options.ablation)
+    chosen = EvaluationOptions(options.adapt, options.ablation, options.look.detail_side, options.look.whole_frame)
     with ProgressBar() as progress:
         table = evaluate_datasets(options.dataset, options.site, options.out, building, progress, chosen)
     print(table)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from omniad_ros.commands.options import CommandOptions, Flag, RecordingOptions
+from omniad_ros.commands.options import CommandOptions, Flag, LookOptions, RecordingOptions, positive, unset
 from omniad_ros.commands.terminal import ProgressBar
 
 
@@ -24,6 +24,11 @@ class InspectCommand(CommandOptions):
     """Where heatmaps, masks and the report go."""
     independent: Flag = False
     """Judge each frame alone, without evidence from the frames before it."""
+    smallest_thing: Annotated[float | None, positive("PIXELS"), unset("PIXELS")] = None
+    """Pixels across, of the second look, under which a region is no detection; the site's if not given."""
+    smallest_extent: Annotated[float | None, positive("METRES"), unset("METRES")] = None
+    """The same in metres, by the reference's depth."""
+    look: OmitArgPrefixes[LookOptions]
     bag: OmitArgPrefixes[RecordingOptions]
 
     @property
@@ -32,9 +37,14 @@ class InspectCommand(CommandOptions):
 
 
 def run(options: InspectCommand) -> None:
+    from omniad_ros.patrol.pipeline import InspectionOptions
     from omniad_ros.report.recorded import InspectOptions, inspect_images
 
-    chosen = InspectOptions(independent=options.independent, bag=options.bag.bag_options())
+    inspection = InspectionOptions(
+        evidence=not options.independent, detail_side=options.look.detail_side, whole_frame=options.look.whole_frame,
+        smallest_thing=options.smallest_thing, smallest_extent=options.smallest_extent or 0.0,
+    )  # fmt: skip
+    chosen = InspectOptions(inspection=inspection, bag=options.bag.bag_options())
     with ProgressBar() as progress:
         inspect_images(options.site, options.images, options.out, progress, chosen)
     print(f"Report: {options.out / 'index.html'}")

@@ -55,6 +55,21 @@ def numbers(count: int) -> PrimitiveConstructorSpec:
     return PrimitiveConstructorSpec(count, "N", read, lambda value: True, lambda value: [str(value)])
 
 
+def positive(metavar: str) -> PrimitiveConstructorSpec:
+    """A number above 0, or None."""
+
+    def read(words: list[str]) -> float:
+        try:
+            number = float(words[0])
+        except ValueError:
+            raise ValueError(f"'{words[0]}' is not a number") from None
+        if not 0 < number < float("inf"):
+            raise ValueError(f"{words[0]} is out of range, must be more than 0")
+        return number
+
+    return PrimitiveConstructorSpec(1, metavar, read, lambda value: True, lambda value: [str(value)])
+
+
 @dataclass(frozen=True, kw_only=True)
 class CommandOptions:
     """What every subcommand takes."""
@@ -91,6 +106,16 @@ class RecordingOptions:
         return BagOptions(self.image, self.camera_info, self.odom, mount)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LookOptions:
+    """How frames are looked at a second time."""
+
+    detail_side: Annotated[int, at_least(0)] = 1280
+    """Pixels of the longer side at which frames are looked at a second time, where they and the survey are as large; 0 for never."""
+    whole_frame: Flag = False
+    """Look a second time at the whole frame, at several times the cost, instead of where it pays."""
+
+
 KNOWN_LENGTH = create_mutex_group(required=False, title="a known length")
 
 
@@ -114,6 +139,8 @@ class SiteOptions:
     """Backbone of the detector's teacher: resnext50_32x4d, wide_resnet50_2, resnet34, resnet18, dinov2_vits14 or dinov2_vitb14 (by timm), or compact, the bundled one (default: ImageNet weights where torch's cache has them, else compact)."""
     teacher_weights: Annotated[Path | None, unset("FILE")] = None
     """The teacher's weights (torchvision's .pth, or safetensors)."""
+    single_look: Flag = False
+    """Train for the working size alone, however large the photographs are."""
     plain: Flag = False
     """Reverse distillation as published: no attention, novel views or reference comparison."""
     longest_side: Annotated[int, at_least(64)] = 320
@@ -130,6 +157,7 @@ class SiteOptions:
 
         run, weights = self.nerfstudio_run, self.teacher_weights
         detector = {"attention": False, "use_novel": False, "comparison": False} if self.plain else {}
+        detector |= {"second_look": False} if self.single_look else {}
         detector |= {"backbone": self.teacher} if self.teacher else {}
         detector |= {"teacher_weights": str(weights.resolve())} if weights else {}
         return BuildOptions(

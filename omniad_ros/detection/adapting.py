@@ -62,6 +62,8 @@ def adapt_detector(
     rng = np.random.default_rng(options.seed)
     size = options.working_size(views.trained[0].image)
     views = views.resized(*size)
+    if not options.second_look:
+        views = replace(views, full_size=None)
     queries = [NormalView(r.image, ReferenceView(r.image, r.depth), pose).resized(*size) for r, pose in aligned]
     redraws = photographs is not None and views.camera is not None
     if redraws:

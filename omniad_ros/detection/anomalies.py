@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from omniad_ros.core.geometry import Camera
+from omniad_ros.detection.matching import motion_kernel
 from omniad_ros.detection.pictures import noise, picture
 
 KINDS = ("added", "missing", "recoloured", "stained", "moved")
@@ -32,10 +34,15 @@ class Pair:
     weight: np.ndarray
 
 
-def cropped(rng: np.random.Generator, *images: np.ndarray) -> list[np.ndarray]:
-    """One random window of CROP (or what fits, sides multiples of 32) from all images, mirrored half of the time."""
+def crop_size(image: np.ndarray) -> tuple[int, int]:
+    """(height, width) of CROP, or of what fits into an image (H, W, 3): multiples of 32."""
+    return tuple(min(most, side // 32 * 32) for most, side in zip(CROP, image.shape[:2], strict=True))
+
+
+def cropped(rng: np.random.Generator, *images: np.ndarray, size: tuple[int, int] | None = None) -> list[np.ndarray]:
+    """One random window of ``size`` (height, width), by default `crop_size`, from all images, mirrored half of the time."""
     height, width = images[0].shape[:2]
-    h, w = (min(c, side // 32 * 32) for c, side in zip(CROP, (height, width), strict=True))
+    h, w = size or crop_size(images[0])
     top, left, mirror = rng.integers(height - h + 1), rng.integers(width - w + 1), rng.random() < 0.5
     windows = [i[top : top + h, left : left + w] for i in images]
     return [np.ascontiguousarray(i[:, ::-1] if mirror else i) for i in windows]
@@ -62,8 +69,8 @@ def _colour_segment(rng: np.random.Generator, image: np.ndarray) -> np.ndarray |
 
 
 def drawn_shape(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
-    """An ellipse, polygon, box or blob from 8 pixels to a quarter of the view across: (H, W) float32 in [0, 1]."""
-    size = np.exp(rng.uniform(np.log(8), np.log(0.27 * max(h, w))))
+    """An ellipse, polygon, box or blob from 6 pixels to a quarter of the view across: (H, W) float32 in [0, 1]."""
+    size = np.exp(rng.uniform(np.log(6), np.log(0.27 * max(h, w))))
     centre = rng.uniform((0, 0), (w, h))
     aspect, angle = np.exp(rng.uniform(-0.8, 0.8)), rng.uniform(0, 360)
     axes = 0.5 * size * np.array([np.sqrt(aspect), 1 / np.sqrt(aspect)])
@@ -251,25 +258,55 @@ def photometric(rng: np.random.Generator, image: np.ndarray, strength: float = 1
 
 
 def shadowed(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Light that changed: a broad gradient, or a shadow, whose edge may be soft or nearly sharp."""
+    """Light that changed: a broad gradient, or a few shadows, whose edges may be soft or sharp, and which may be where light was."""
     h, w = image.shape[:2]
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         field = noise(rng, h, w, rng.uniform(0.8, 2.5)) - 0.5
-        return image * np.float32(1 + rng.uniform(-0.35, 0.35) * field)[..., None]
-    shade = cv2.GaussianBlur(drawn_shape(rng, h, w), (0, 0), float(np.exp(rng.uniform(0, 2.5))))
-    return image * (1 - np.float32(rng.uniform(0.05, 0.4)) * shade[..., None])
+        return image * np.float32(1 + rng.uniform(-0.5, 0.5) * field)[..., None]
+    for _ in range(rng.integers(1, 4)):
+        shade = cv2.GaussianBlur(drawn_shape(rng, h, w), (0, 0), float(np.exp(rng.uniform(-0.7, 2.3))))[..., None]
+        tint = 1 + np.float32(rng.normal(0, 0.06, 3))
+        darker = 1 - np.float32(rng.uniform(0.05, 0.65)) * shade * tint
+        image = image * darker if rng.random() < 0.7 else image / np.maximum(darker, 0.5)
+    return image
+
+
+def relit(rng: np.random.Generator, image: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """The image under another lamp: what faces it is brighter. normals: (H, W, 3) of the surfaces, 0 where they are not known."""
+    before, after = (_direction(rng) for _ in range(2))
+    ambient, tint = rng.uniform(0.3, 0.8), 1 + np.float32(rng.normal(0, 0.08, 3))
+    old, new = (ambient + (1 - ambient) * np.clip(normals @ light, 0, None) for light in (before, after))
+    known = (normals != 0).any(-1)
+    ratio = np.where(known, np.clip(new / old, 0.4, 2.5), 1.0).astype(np.float32)
+    return image * cv2.GaussianBlur(ratio, (0, 0), 0.7)[..., None] * tint
+
+
+def _direction(rng: np.random.Generator) -> np.ndarray:
+    """A direction (3,) to a lamp in a camera's frame: from above, from some side, rather from before the things than from behind."""
+    direction = np.array([rng.normal(0, 0.7), rng.normal(-0.8, 0.4), rng.normal(-0.5, 0.5)])
+    return (direction / np.linalg.norm(direction)).astype(np.float32)
+
+
+def surface_normals(depth: np.ndarray, camera: Camera) -> np.ndarray:
+    """Unit normals (H, W, 3) float32 in the camera's frame, towards it, of a depth map (H, W); 0 where it is not known."""
+    known = np.isfinite(depth)
+    filled = np.where(known, depth, 0).astype(np.float32)
+    smooth = cv2.GaussianBlur(cv2.medianBlur(filled, 5), (0, 0), 1.0)
+    points = smooth[..., None] * camera.directions().reshape(*depth.shape, 3).astype(np.float32)
+    dx, dy = (cv2.Sobel(points, cv2.CV_32F, x, y) for x, y in ((1, 0), (0, 1)))
+    normals = np.cross(dy, dx)
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-9
+    whole = cv2.erode(known.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    return np.where(whole[..., None], normals, 0).astype(np.float32)
 
 
 def sensed(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """What the camera does: focus or motion blur, noise, and at times JPEG."""
-    if rng.random() < 0.4:
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.1)))
-    if rng.random() < 0.1:
-        length, angle = rng.integers(3, 6), rng.uniform(0, np.pi)
-        kernel = np.zeros((7, 7), np.float32)
-        step = 0.5 * length * np.array([np.cos(angle), np.sin(angle)])
-        cv2.line(kernel, tuple(np.int32(np.round(3 - step))), tuple(np.int32(np.round(3 + step))), 1.0)
-        image = cv2.filter2D(image, -1, kernel / kernel.sum())
+    if rng.random() < 0.35:
+        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.3)))
+    if rng.random() < 0.2:
+        kernel = motion_kernel(float(np.exp(rng.uniform(np.log(2), np.log(12)))), rng.uniform(0, np.pi))
+        image = cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REPLICATE)
     image = image + np.float32(rng.uniform(0, 0.025)) * rng.standard_normal(image.shape, dtype=np.float32)
     image = np.clip(image, 0, 1)
     if rng.random() < 0.25:
@@ -282,11 +319,17 @@ def sensed(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def nuisances(
-    rng: np.random.Generator, frame: np.ndarray, reference: np.ndarray, pixels: float = 0.6
+    rng: np.random.Generator,
+    frame: np.ndarray,
+    reference: np.ndarray,
+    pixels: float = 0.6,
+    normals: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A frame and its reference, made to differ in all that is no anomaly."""
+    """A frame and its reference, made to differ in all that is no anomaly; normals: of the surfaces, where they are known."""
     reference = jittered(rng, reference, abs(rng.normal(0, pixels)))
-    if rng.random() < 0.3:
+    if normals is not None and rng.random() < 0.4:
+        frame = relit(rng, frame, normals)
+    if rng.random() < 0.4:
         frame = shadowed(rng, frame)
     if rng.random() < 0.6:
         frame = photometric(rng, frame)

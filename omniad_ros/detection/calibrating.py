@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from omniad_ros.core.feedback import OmniadError, Progress
+from omniad_ros.core.images import resized, resized_map
 from omniad_ros.detection.anomalies import nuisances, with_anomalies
 from omniad_ros.detection.calibration import CALIBRATION, Calibration, CalibrationOptions, region_level, useful_band
 from omniad_ros.detection.networks import Networks
 from omniad_ros.detection.normal_view import NormalView
 from omniad_ros.detection.options import DetectorOptions
-from omniad_ros.detection.scores import RawScores, Scores
+from omniad_ros.detection.scores import DetailScores, RawScores, Scores
+from omniad_ros.detection.second_look import look_again
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredView:
-    """A view's raw scores beside the truth; maps (H, W).
+    """A view's raw scores beside the truth; maps (H, W), of the second look's size where there was one.
 
     planted: bool, where an anomaly is; counted: bool, the pixels of which something is known: covered, and, where an anomaly
     is planted, those whose belonging to it is beyond question.
@@ -32,6 +35,11 @@ class ScoredView:
     def pixels(self, planted: bool) -> np.ndarray:
         """bool (H, W): the counted pixels that are, or are not, anomalous."""
         return self.counted & (self.planted == planted)
+
+    def at_working_size(self) -> ScoredView:
+        """The same with the truth at the first look's size."""
+        size = self.raw.distances.shape[1::-1]
+        return replace(self, planted=resized_map(self.planted, *size), counted=resized_map(self.counted, *size))
 
 
 def calibrate(
@@ -48,29 +56,46 @@ def calibrate(
     views: normal views of one size that no network has seen; others: further views, to cut planted anomalies from.
     Raises OmniadError where the views show nothing that the survey covers.
     """
-    normal, planted = _scored(networks, views, rng, others=others, progress=progress)
-    smallest = max(1, round(options.smallest_region * views[0].image.shape[0] * views[0].image.shape[1]))
-    distances = np.concatenate([v.raw.distances[v.counted] for v in normal])
-    if not len(distances) or not any(v.pixels(True).any() for v in planted):
+    close = [view for view in views if view.close is not None]
+    twice = bool(close) and networks.comparison is not None
+    normal, planted = _scored(networks, close if twice else views, rng, others=others, progress=progress)
+    first, first_planted = ([v.at_working_size() for v in group] for group in (normal, planted))
+    smallest = max(1, round(options.smallest_area(*first[0].planted.shape, False)))
+    distances = np.concatenate([v.raw.distances[v.counted] for v in first])
+    if not len(distances) or not any(v.pixels(True).any() for v in first_planted):
         raise OmniadError("the survey's held-out views show nothing that it covers, so no detector can be calibrated")
     mean, deviation = float(distances.mean()), float(max(distances.std(), 1e-6))
-    standard = [(v.raw.distances - mean) / deviation for v in normal]
+    standard = [(v.raw.distances - mean) / deviation for v in first]
     typical = float(np.median((distances - mean) / deviation))
-    alone = Calibration.fitted(_levels(standard, normal, smallest), typical, options.false_alarm_rate)
+    alone = Calibration.fitted(_levels(standard, first, smallest), typical, options.false_alarm_rate)
     scores = Scores(mean, deviation, 0.0, 1.0, alone, None)
     if networks.comparison is None:
         return scores
-    scores = _weighted(scores, planted, rng)
-    maps = [scores.fuse(v.raw) for v in normal]
-    background = np.concatenate([m[v.counted] for m, v in zip(maps, normal, strict=True)])
-    found = np.concatenate([scores.fuse(v.raw)[v.pixels(True)] for v in planted])
-    fused = Calibration.fitted(
-        _levels(maps, normal, smallest),
-        float(np.median(background)),
-        options.false_alarm_rate,
-        useful_band(background, found),
+    scores, constant = _weighted(scores, first_planted, rng)
+    fused = _calibrated(scores.fuse, first, first_planted, smallest, options.false_alarm_rate)
+    scores = msgspec.structs.replace(scores, fused=fused)
+    if not twice:
+        return scores
+    detail = _detail_weighted(scores, constant, planted, rng)
+    smallest = max(1, round(options.smallest_area(*normal[0].planted.shape, True)))
+    fused = _calibrated(
+        lambda raw: scores.fuse_detail(raw, detail), normal, planted, smallest, options.false_alarm_rate
     )
-    return msgspec.structs.replace(scores, fused=fused)
+    return msgspec.structs.replace(scores, detail=msgspec.structs.replace(detail, fused=fused))
+
+
+def _calibrated(
+    fuse: Callable[[RawScores], np.ndarray],
+    normal: list[ScoredView],
+    planted: list[ScoredView],
+    smallest: int,
+    rate: float,
+) -> Calibration:
+    maps = [fuse(v.raw) for v in normal]
+    background = np.concatenate([m[v.counted] for m, v in zip(maps, normal, strict=True)])
+    found = np.concatenate([fuse(v.raw)[v.pixels(True)] for v in planted])
+    levels = _levels(maps, normal, smallest)
+    return Calibration.fitted(levels, float(np.median(background)), rate, useful_band(background, found))
 
 
 def _scored(
@@ -82,37 +107,46 @@ def _scored(
     progress: Progress,
     options: CalibrationOptions = CALIBRATION,
 ) -> tuple[list[ScoredView], list[ScoredView]]:
-    """Every view ``variants`` times, normal and with anomalies planted."""
-    frames = [v.compared()[0] for v in others[:: max(1, len(others) // options.cut_from)]]
+    """Every view ``variants`` times, normal and with anomalies planted, at the size of the second look where there is one."""
+    source = [v.in_detail() for v in others if v.close is not None] if views[0].close is not None else others
+    frames = [v.compared()[0] for v in source[:: max(1, len(source) // options.cut_from)]]
     normal, planted = [], []
     for index, view in enumerate(views):
-        pair, covered = view.compared(), view.reference.covered
-        nothing = np.zeros(covered.shape, bool)
+        seen_as = view.in_detail()
+        pair, covered = seen_as.compared(), seen_as.reference.covered
+        larger = pair[0].shape[1] / view.image.shape[1]
+        nothing, error = np.zeros(covered.shape, bool), options.pose_error * larger
         for variant in range(options.variants):
             progress((index + variant / options.variants) / len(views), "calibrating on normal views")
-            seen = pair if variant == 0 else nuisances(rng, *pair, pixels=options.pose_error)
+            seen = pair if variant == 0 else nuisances(rng, *pair, pixels=error, normals=view.normals)
             normal.append(ScoredView(_raw_scores(networks, seen, view), nothing, covered))
             changed = with_anomalies(rng, *pair, frames, blur=options.reference_blur, none=0.0)
-            seen = nuisances(rng, changed.frame, changed.reference, pixels=options.pose_error)
+            seen = nuisances(rng, changed.frame, changed.reference, pixels=error, normals=view.normals)
             counted = covered & (changed.weight == 1)
             planted.append(ScoredView(_raw_scores(networks, seen, view), changed.mask > 0.5, counted))
     return normal, planted
 
 
 def _raw_scores(networks: Networks, pair: tuple[np.ndarray, np.ndarray], view: NormalView) -> RawScores:
-    """Of a ``pair`` of frame and reference (H, W, 3) in [0, 1] that is seen in place of the view's own."""
-    frame, reference = pair
+    """Of a ``pair`` of frame and reference (H, W, 3) in [0, 1], at the size of the second look where there is one, that is seen in
+    place of the view's own."""
+    size = view.image.shape[1::-1]
+    frame, reference = (resized(image, *size) for image in pair)
     distances = networks.distillation_scores([np.uint8(np.clip(frame, 0, 1) * 255)])[0]
     if networks.comparison is None:
         return RawScores(distances)
     logits = networks.comparison_scores(frame, reference, view.reference.covered)
-    return RawScores(distances, logits, view.reference.doubtful, view.reference.false_alarm_logits)
+    raw = RawScores(distances, logits, view.reference.doubtful, view.reference.false_alarm_logits)
+    if view.close is None:
+        return raw
+    seen = replace(view.reference, detail=np.uint8(np.clip(pair[1], 0, 1) * 255))
+    return replace(raw, close=look_again(networks, pair[0], seen, logits))
 
 
 def _weighted(
     scores: Scores, planted: list[ScoredView], rng: np.random.Generator, options: CalibrationOptions = CALIBRATION
-) -> Scores:
-    """The scores with the weights that best tell planted pixels from normal ones."""
+) -> tuple[Scores, float]:
+    """The scores with the weights that best tell planted pixels from normal ones, and the constant that makes them log-odds."""
     features, labels = [], []
     for view in planted:
         raw = view.raw
@@ -124,10 +158,9 @@ def _weighted(
             columns = [logits * ~doubtful, standardized, logits * doubtful, -1.0 * doubtful, -false_alarm]
             features.append(np.stack(columns, axis=1))
             labels.append(np.full(len(drawn), label))
-    comparison, distillation, comparison_in_doubt, doubt, false_alarm = logistic_weights(
-        np.concatenate(features), np.concatenate(labels), options.ridge
-    ).tolist()
-    return msgspec.structs.replace(
+    weights, constant = logistic_weights(np.concatenate(features), np.concatenate(labels), options.ridge)
+    comparison, distillation, comparison_in_doubt, doubt, false_alarm = weights.tolist()
+    weighted = msgspec.structs.replace(
         scores,
         comparison=max(comparison, options.least_comparison),
         distillation=max(distillation, 0.0),
@@ -135,12 +168,38 @@ def _weighted(
         doubt=doubt,
         false_alarm=max(false_alarm, 0.0),
     )
+    return weighted, constant
 
 
-def logistic_weights(features: np.ndarray, labels: np.ndarray, ridge: float) -> np.ndarray:
-    """Weights (D,) of a logistic regression of labels (N,) on features (N, D); ridge: its penalty a sample, not on the bias."""
+def _detail_weighted(
+    scores: Scores,
+    constant: float,
+    planted: list[ScoredView],
+    rng: np.random.Generator,
+    options: CalibrationOptions = CALIBRATION,
+) -> DetailScores:
+    """How the second look counts beside the first, whose ``constant`` `_weighted` gave; its calibration is yet that of the first."""
+    features, labels = [], []
+    for view in planted:
+        first = resized(scores.first_look(view.raw).astype(np.float32), *view.raw.close.shape[1::-1])
+        looked = ~np.isnan(view.raw.close)
+        for label in (True, False):
+            drawn = rng.permutation(np.flatnonzero(view.pixels(label) & looked))[: options.pixels_drawn]
+            features.append(np.stack([first.ravel()[drawn], view.raw.close.ravel()[drawn]], axis=1))
+            labels.append(np.full(len(drawn), label))
+    labels = np.concatenate(labels)
+    if labels.all() or not labels.any():  # no photograph bears any reference out: the second look says nothing
+        return DetailScores(1.0, 0.0, 0.0, scores.fused)
+    (first, close), own = logistic_weights(np.concatenate(features), labels, options.ridge)
+    return DetailScores(max(float(first), 0.0), max(float(close), 0.0), own - constant, scores.fused)
+
+
+def logistic_weights(features: np.ndarray, labels: np.ndarray, ridge: float) -> tuple[np.ndarray, float]:
+    """Weights (D,) and bias of a logistic regression of labels (N,) on features (N, D); ridge: its penalty a sample, not on the
+    bias."""
     model = LogisticRegression(C=1 / (ridge * len(labels)), solver="newton-cholesky", tol=1e-8)
-    return model.fit(features.astype(np.float64), labels).coef_[0]
+    model.fit(features.astype(np.float64), labels)
+    return model.coef_[0], float(model.intercept_[0])
 
 
 def _levels(maps: list[np.ndarray], views: list[ScoredView], smallest: int) -> np.ndarray:

@@ -23,71 +23,10 @@ from torch import Tensor, nn
 from omniad_ros.core.feedback import Progress, quiet
 from omniad_ros.detection.anomalies import Pair
 from omniad_ros.detection.device import device, training_precision
+from omniad_ros.detection.matching import network_input
 from omniad_ros.detection.student import CompactTeacher, Residual, convolution
 
 BUNDLED = Path(__file__).parent / "weights" / "comparison.safetensors"
-
-
-# -------------------------------------------------------------------------------------------------- before the network
-
-
-@dataclass(frozen=True)
-class ExposureOptions:
-    """How a reference is brought to its frame's exposure; the numbers were set by judgement and not tuned since.
-
-    shrink: of both before they are fitted; least_pixels: of the shrunk images, without which nothing is fitted; rounds: of
-    re-weighing; ridge: variance that keeps the gain at one where the view has no contrast; gains: bounds of the gain;
-    least_scale: residual (of 1) up to which a pixel counts in full, however well the others fit.
-    """
-
-    shrink: int = 4
-    least_pixels: int = 50
-    rounds: int = 8
-    ridge: float = 1e-3
-    gains: tuple[float, float] = (0.4, 2.5)
-    least_scale: float = 0.01
-
-
-EXPOSURE = ExposureOptions()
-
-
-def exposure_matched(frame: np.ndarray, reference: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """The reference with the frame's exposure and white balance: a robust gain and bias for each channel.
-
-    frame, reference: float32 (H, W, 3) in [0, 1]; covered: bool (H, W). Where nothing is covered the reference becomes the
-    frame, so that there is nothing to compare.
-    """
-    size = tuple(max(8, side // EXPOSURE.shrink) for side in frame.shape[1::-1])
-    inside = cv2.resize(covered.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.99
-    corrected = reference
-    if inside.sum() >= EXPOSURE.least_pixels:
-        target, source = (cv2.resize(i, size, interpolation=cv2.INTER_AREA)[inside] for i in (frame, reference))
-        gain, bias = _gain_and_bias(source, target)
-        corrected = np.clip(reference * gain + bias, 0, 1)
-    return np.where(covered[..., None], corrected, frame).astype(np.float32)
-
-
-def _gain_and_bias(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gain and bias (3,) that bring ``source`` to ``target``, (N, 3) both, by re-weighted least squares: what has changed is
-    an outlier."""
-    weight = np.ones(len(target), np.float32)
-    for _ in range(EXPOSURE.rounds):
-        total = weight.sum() + 1e-6
-        sx, sy = (weight[:, None] * source).sum(0) / total, (weight[:, None] * target).sum(0) / total
-        covariance = (weight[:, None] * (source - sx) * (target - sy)).sum(0) / total + EXPOSURE.ridge
-        variance = (weight[:, None] * (source - sx) ** 2).sum(0) / total + EXPOSURE.ridge
-        gain = np.clip(covariance / variance, *EXPOSURE.gains)
-        bias = sy - gain * sx
-        residual = np.abs(source * gain + bias - target).max(1)
-        scale = max(1.5 * float(np.median(residual)), EXPOSURE.least_scale)
-        weight = 1 / (1 + (residual / scale) ** 2) ** 2
-    return gain, bias
-
-
-def network_input(frame: np.ndarray, reference: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Frame and reference at its exposure (H, W, 6) float32, both scaled by the frame's own mean and contrast."""
-    both = np.concatenate([frame, exposure_matched(frame, reference, covered)], axis=2)
-    return (both - frame.mean()) / max(float(frame.std()), 0.06)
 
 
 # -------------------------------------------------------------------------------------------------------- the network

@@ -19,6 +19,7 @@ from omniad_ros.detection.networks import Networks
 from omniad_ros.detection.normal_view import check_image, check_reference
 from omniad_ros.detection.options import DetectorOptions
 from omniad_ros.detection.scores import RawScores, Scores
+from omniad_ros.detection.second_look import look_again
 from omniad_ros.detection.student import ReverseDistillation, load_teacher
 from omniad_ros.reference.view import ReferenceView
 
@@ -67,12 +68,14 @@ class Detector:
         """
         if not 0 < false_alarm_rate < 1:
             raise OmniadError("false_alarm_rate must lie between 0 and 1")
-        return (self.scores.fused or self.scores.alone).threshold(false_alarm_rate)
+        last = self.scores.detail or self.scores
+        return (last.fused or self.scores.alone).threshold(false_alarm_rate)
 
-    def heatmap(self, image: np.ndarray, reference: ReferenceView | None = None) -> np.ndarray:
+    def heatmap(self, image: np.ndarray, reference: ReferenceView | None = None, whole: bool = False) -> np.ndarray:
         """How anomalous each pixel is: float32 (H, W) in [0, 1], 0 where the survey saw nothing (see `ReferenceView.covered`).
 
-        image: uint8 RGB (H, W, 3); reference: of the same field of view and of any size, None for the distillation alone.
+        image: uint8 RGB (H, W, 3); reference: of the same field of view and of any size, None for the distillation alone; whole: of
+        a view with a detail, look again everywhere rather than where it pays.
         0.5 is the default threshold: only the stated share of normal frames holds a region above it.
         Raises OmniadError for other types and shapes.
         """
@@ -90,7 +93,13 @@ class Detector:
             )
         reference = reference.resized(*size)
         covered = reference.covered
-        raw = self._distilled(frame) if self.networks.comparison is None else self._compared(frame, reference, covered)
+        if self.networks.comparison is None:
+            raw = self._distilled(frame)
+        else:
+            raw = self._compared(frame, reference, covered)
+            if self.scores.detail is not None and reference.detail is not None:
+                closer = resized(image, *reference.detail.shape[1::-1]).astype(np.float32) / 255
+                raw = replace(raw, close=look_again(self.networks, closer, reference, raw.logits, whole))
         heat = np.clip(resized(self.scores.heatmap(raw), width, height), 0, 1)
         return np.where(resized_map(covered, width, height), heat, np.float32(0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +24,8 @@ class DetectorOptions:
     distillation_steps, comparison_steps: training steps of 4 and 8 images; adaptation_steps: of the student where a site is
     adapted, the comparison takes half of them. longest_side: pixels at which the detector works.
     false_alarm_rate: share of normal frames in which a false region is allowed; smallest_region: share of the frame's pixels
-    under which a region is ignored, in calibration as in inspection.
+    under which a region is ignored, in calibration as in inspection; second_look: compare again at the camera's pixels where these
+    are more; smallest_thing: pixels across, of the second look, of the smallest thing that it is to find.
     The comparison's steps were chosen on two path-traced scenes (docs/design-notes.md); the others by what a build may last.
     """
 
@@ -39,6 +41,8 @@ class DetectorOptions:
     longest_side: int = 320
     false_alarm_rate: float = 1 / 200
     smallest_region: float = 0.0003
+    second_look: bool = True
+    smallest_thing: float = 12.0
     seed: int = 0
 
     def __post_init__(self):
@@ -51,6 +55,13 @@ class DetectorOptions:
             or not 0 <= self.smallest_region < 1
         ):
             raise OmniadError("a detector's steps and smallest region cannot be negative")
+        if not 0 < self.smallest_thing < math.inf:
+            raise OmniadError("smallest_thing must be a positive number of pixels")
+
+    def smallest_area(self, height: int, width: int, twice: bool) -> float:
+        """Pixels of a heatmap of that size under which a region is ignored; twice: whether it was looked at twice. A thing counts
+        from a third of its square on: round, thin or seen in part."""
+        return self.smallest_thing**2 / 3 if twice else self.smallest_region * height * width
 
     def working_size(self, image: np.ndarray) -> tuple[int, int]:
         """(width, height) at which an image of this shape is looked at."""

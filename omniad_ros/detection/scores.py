@@ -9,6 +9,7 @@ import cv2
 import msgspec
 import numpy as np
 
+from omniad_ros.core.images import resized
 from omniad_ros.detection.calibration import Calibration
 
 DISTILLATION_BOUNDS = (-2.0, 6.0)
@@ -51,13 +52,25 @@ class RawScores:
 
     distances: float32, of the distillation, None where it was not asked; logits: float32, of the comparison, None where the
     view was not compared, and with them doubtful: bool, where hardly more than the field says what is normal, and
-    false_alarm: float32 logits, by which the comparison wrongly rose there in normal photographs.
+    false_alarm: float32 logits, by which the comparison wrongly rose there in normal photographs; close: float32 (H, W) of the
+    second look at its own size, NaN where nobody looked, None where there was none.
     """
 
     distances: np.ndarray | None
     logits: np.ndarray | None = None
     doubtful: np.ndarray | None = None
     false_alarm: np.ndarray | None = None
+    close: np.ndarray | None = None
+
+
+class DetailScores(msgspec.Struct, frozen=True):
+    """How a second look counts: its logits times ``close``, the first look's score times ``first``, and ``offset``; fused: the
+    calibration of both."""
+
+    first: float
+    close: float
+    offset: float
+    fused: Calibration
 
 
 class Scores(msgspec.Struct, frozen=True):
@@ -66,7 +79,7 @@ class Scores(msgspec.Struct, frozen=True):
     mean, deviation: of distances on normal views, which standardize them; comparison, distillation: weights of the two in
     the fused score; alone, fused: the calibrations without and with a reference view; comparison_in_doubt: the comparison's
     weight where the view is doubtful, and doubt, what is taken off there; false_alarm: how much is taken off of what was wrongly
-    raised in the survey's photographs of a place.
+    raised in the survey's photographs of a place; detail: of frames that were looked at twice.
     """
 
     mean: float
@@ -78,6 +91,7 @@ class Scores(msgspec.Struct, frozen=True):
     comparison_in_doubt: float = msgspec.field(default=0.0, name="doubtful")
     doubt: float = 0.0
     false_alarm: float = msgspec.field(default=0.0, name="alarm")
+    detail: DetailScores | None = None
 
     def standardized(self, distances: np.ndarray) -> np.ndarray:
         """Distances in deviations from normal views' mean."""
@@ -87,16 +101,27 @@ class Scores(msgspec.Struct, frozen=True):
         """`standardized`, within DISTILLATION_BOUNDS: as the fused score takes it."""
         return np.clip(self.standardized(distances), *DISTILLATION_BOUNDS)
 
-    def fuse(self, raw: RawScores) -> np.ndarray:
-        """The fused score (H, W) in log-odds of a view that was compared."""
+    def first_look(self, raw: RawScores) -> np.ndarray:
+        """The score (H, W) in log-odds, but for a constant, of a view that was compared."""
         in_doubt = self.comparison_in_doubt * raw.logits - self.doubt
         compared = np.where(raw.doubtful, in_doubt, self.comparison * raw.logits) - self.false_alarm * raw.false_alarm
-        return hysteresis(
-            compared if raw.distances is None else compared + self.distillation * self.bounded(raw.distances)
-        )
+        return compared if raw.distances is None else compared + self.distillation * self.bounded(raw.distances)
+
+    def fuse(self, raw: RawScores) -> np.ndarray:
+        """The fused score (H, W) in log-odds of a view that was compared at working size."""
+        return hysteresis(self.first_look(raw))
+
+    def fuse_detail(self, raw: RawScores, detail: DetailScores) -> np.ndarray:
+        """The fused score in log-odds of a view that was looked at twice, at the second look's size."""
+        first = resized(self.first_look(raw).astype(np.float32), *raw.close.shape[1::-1])
+        both = detail.first * first + detail.close * raw.close + detail.offset
+        return hysteresis(np.where(np.isnan(raw.close), first, both))
 
     def heatmap(self, raw: RawScores) -> np.ndarray:
-        """float32 (H, W) in [0, 1]: of the fused score where the view was compared, else of the distillation alone."""
+        """float32 in [0, 1], at the size of the last look: of the fused score where the view was compared, else of the distillation
+        alone."""
         if raw.logits is None:
             return self.alone.heatmap(self.standardized(raw.distances))
+        if raw.close is not None and self.detail is not None:
+            return self.detail.fused.heatmap(self.fuse_detail(raw, self.detail))
         return self.fused.heatmap(self.fuse(raw))

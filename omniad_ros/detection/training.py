@@ -11,8 +11,17 @@ import numpy as np
 import torch
 
 from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
+from omniad_ros.core.images import resized
 from omniad_ros.detection import comparison as compare
-from omniad_ros.detection.anomalies import Pair, cropped, nuisances, rendered, with_anomalies
+from omniad_ros.detection.anomalies import (
+    Pair,
+    crop_size,
+    cropped,
+    nuisances,
+    rendered,
+    surface_normals,
+    with_anomalies,
+)
 from omniad_ros.detection.calibrating import calibrate
 from omniad_ros.detection.comparison import ComparisonTraining
 from omniad_ros.detection.detector import Detector, TeacherIdentity
@@ -43,7 +52,9 @@ class TrainingOptions:
     docs/design-notes.md); adaptation_rate: where it goes on from there. honest: share of pairs whose reference is an honest
     one; severity: range of faults that are added to the references of views that the field was trained on; blur: pixels by which
     what is planted in a reference is blurred. most_neighbours: of a view, whose photographs are left out when its reference is
-    redrawn. Those without a source were set by judgement.
+    redrawn; most_close, most_close_heldout: views that are looked at twice, of those to learn from and of the others; close:
+    share of pairs at the second look's size, and steps_close: how many times the steps are then taken. Those without a source were
+    set by judgement.
     """
 
     student_rate: float = 2e-3
@@ -56,6 +67,10 @@ class TrainingOptions:
     severity: tuple[float, float] = (0.2, 1.0)
     blur: tuple[float, float] = (0.3, 0.7)
     most_neighbours: int = 2
+    most_close: int = 60
+    most_close_heldout: int = 20
+    close: float = 0.5
+    steps_close: float = 1.5
 
 
 TRAINING = TrainingOptions()
@@ -82,7 +97,10 @@ def train_detector(
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
     views, photographs = views.resized(*options.working_size(views.trained[0].image)), None
-    if views.camera is not None and options.comparison and options.photographs:
+    redraws = views.camera is not None and options.comparison and options.photographs
+    if not (redraws and options.second_look):
+        views = replace(views, full_size=None)
+    if redraws:
         views, photographs = with_redrawn_references(views, rng, part(progress, 0.0, 0.05))
     tuning, calibrating = ([], views.heldout) if photographs else (views.heldout[::2], views.heldout[1::2])
 
@@ -93,10 +111,9 @@ def train_detector(
     distillation, loss = train_student(teacher, images, options, part(progress, 0.05, share))
     facts = {"teacher": backbone, "images": len(images), "distillation_loss": round(loss, 4)}
     network = None
+    steps = round(options.comparison_steps * (TRAINING.steps_close if views.full_size else 1))
     if options.comparison:
-        network, loss = tune_comparison(
-            planted_pairs(views.trained, tuning, rng), options.comparison_steps, part(progress, share, 0.9)
-        )
+        network, loss = tune_comparison(planted_pairs(views.trained, tuning, rng), steps, part(progress, share, 0.9))
         facts["comparison_loss"] = round(loss, 4)
 
     networks = Networks.for_inference(teacher, distillation, network)
@@ -127,15 +144,27 @@ def with_redrawn_references(
     survey = views.survey
     if any(v.pose is None for v in survey):
         raise OmniadError("views of a given camera must know their poses")
+    full_size = views.full_size
     photographs = Photographs.of(
-        [v.image for v in survey], [v.reference.depth for v in survey], [v.pose for v in survey], views.camera
-    )
+        [v.image for v in survey], [v.reference.depth for v in survey], [v.pose for v in survey], views.camera,
+        None if full_size is None else [v.source for v in survey],
+    )  # fmt: skip
+    twice = set()
+    if full_size is not None:
+        groups = np.arange(len(views.trained)), len(views.trained) + np.arange(len(views.heldout))
+        for group, most in zip(groups, (TRAINING.most_close, TRAINING.most_close_heldout), strict=True):
+            twice |= set(group[chosen(len(group), most)].tolist())
     redrawn = []
     for index, view in enumerate(survey):
         progress(index / len(survey), "redrawing references from the survey's photographs")
         # a patrol passes farther from the survey's path than its next image does, so neighbours are left out at times
         others = photographs.without(view.pose, int(rng.integers(0, TRAINING.most_neighbours + 1)))
-        redrawn.append(replace(view, reference=others.redraw(_rendering(view), views.camera, view.pose)))
+        detail = full_size.camera if index in twice else None
+        reference = others.redraw(_rendering(view), views.camera, view.pose, detail, full_size)
+        close = None if reference.detail is None else full_size.image(view.source)
+        depth, camera = (reference.depth, views.camera) if close is None else (reference.in_detail().depth, detail)
+        normals = surface_normals(depth, camera).astype(np.float16)
+        redrawn.append(replace(view, reference=reference, close=close, normals=normals))
     return views.with_survey(redrawn), photographs
 
 
@@ -215,21 +244,39 @@ def planted_pairs(
 
     Honest are renderings of held-out views, and references that other photographs than the view's own have redrawn.
     """
-    good = [v.compared() for v in trained if v.reference.support is None]
-    honest = [v.compared() for v in tuning] + [v.compared() for v in trained if v.reference.support is not None]
-    frames = [f for f, _ in good + honest]
+    good = [(*v.compared(), v.normals) for v in trained if v.reference.support is None]
+    honest = [v for v in trained if v.reference.support is not None]
+    twice = [v.in_detail() for v in honest if v.close is not None]
+    honest, twice = ([(*v.compared(), _normals(v)) for v in group] for group in (tuning + honest, twice))
+    frames, close = [source[0] for source in good + honest], [source[0] for source in twice]
+    size = crop_size(frames[0])  # of all, for they are learnt in one batch
 
     def sample() -> Pair:
-        is_honest = not good or rng.random() < options.honest
-        source = honest if is_honest else good
-        frame, reference = cropped(rng, *source[rng.integers(len(source))])
+        is_close = bool(twice) and rng.random() < options.close
+        is_honest = is_close or not good or rng.random() < options.honest
+        source, cut_from = (twice, close) if is_close else (honest if is_honest else good, frames)
+        *pair, normals = source[rng.integers(len(source))]
+        if normals is None:
+            frame, reference = cropped(rng, *pair, size=size)
+        else:
+            frame, reference, normals = cropped(rng, *pair, normals, size=size)
+            normals = normals.astype(np.float32)
         if not is_honest:
             reference = rendered(rng, reference, rng.uniform(*options.severity))
-        others = [cropped(rng, frames[i])[0] for i in rng.integers(len(frames), size=3)]
+        others = [cropped(rng, cut_from[i], size=size)[0] for i in rng.integers(len(cut_from), size=3)]
         pair = with_anomalies(rng, frame, reference, others, blur=rng.uniform(*options.blur))
-        return Pair(*nuisances(rng, pair.frame, pair.reference), pair.mask, pair.weight)
+        seen = nuisances(rng, pair.frame, pair.reference, normals=normals)
+        return Pair(*seen, pair.mask, pair.weight)
 
     return sample
+
+
+def _normals(view: NormalView) -> np.ndarray | None:
+    """The view's normals at its image's size."""
+    size = view.image.shape[1::-1]
+    if view.normals is None or view.normals.shape[1::-1] == size:
+        return view.normals
+    return resized(view.normals.astype(np.float32), *size).astype(np.float16)
 
 
 def tune_comparison(

@@ -30,7 +30,7 @@ from omniad_ros.patrol.session import PatrolSession
 from omniad_ros.recordings import SurveySource, read_survey
 from omniad_ros.reference import load_field, novel_poses
 from omniad_ros.reference.renderer import ReferenceRenderer
-from omniad_ros.site import Site
+from omniad_ros.site import DETAIL_SIDE, Site
 
 OWN_FILES = ("site", "survey", "adapted", "contact_sheet.jpg")
 
@@ -38,10 +38,12 @@ OWN_FILES = ("site", "survey", "adapted", "contact_sheet.jpg")
 @dataclass(frozen=True)
 class EvaluationOptions:
     """adapt: adapt a copy of the site's detector to the poses of the test images first (QANV); ablation: also measure what each
-    part of the method adds."""
+    part of the method adds; detail_side, whole_frame: as in `InspectionOptions`."""
 
     adapt: bool = False
     ablation: bool = False
+    detail_side: int = DETAIL_SIDE
+    whole_frame: bool = False
 
 
 def evaluate_datasets(
@@ -110,7 +112,8 @@ def evaluate_dataset(
             with contextlib.suppress(OSError):
                 out.rmdir()
         raise
-    inspector = Inspector(site, options=InspectionOptions(evidence=False, tracking=False))
+    looks = {"detail_side": options.detail_side, "whole_frame": options.whole_frame}
+    inspector = Inspector(site, options=InspectionOptions(evidence=False, tracking=False, **looks))
     frames = TestFrames(dataset, site.mapped.camera, source)
     if options.adapt:
         _adapt(site, inspector, frames, out / "adapted", part(progress, 0.0, 0.5))

@@ -1,5 +1,5 @@
 """Pairs of pictures from one pose, normal and changed, for training the bundled comparison network:
-``python -m omniad_ros.lab.pairs OUT``. Table-tops, and plant rooms under light that is not the same in both pictures.
+``python -m omniad_ros.lab.pairs OUT``. Table-tops and plant rooms, most of them under light that is not the same in both pictures.
 Seeds start at 100000, far from those of any benchmark.
 """
 
@@ -13,10 +13,13 @@ import numpy as np
 
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.lab.conditions import Conditions
+from omniad_ros.lab.looks import PATTERNED, drawn_look
 from omniad_ros.lab.plantroom import PlantRoom
-from omniad_ros.lab.tabletop import EVERYDAY, KINDS, Tabletop, TabletopOptions
+from omniad_ros.lab.tabletop import EVERYDAY, KINDS, SMALL_THINGS, Tabletop, TabletopOptions
 
 FIRST_SEED = 100_000
+SIZE = (240, 320)
+"""Height and width of the pictures."""
 
 
 class Pairs:
@@ -37,23 +40,40 @@ class Pairs:
 
 
 def tabletop_pairs(seed: int, per_kind: int) -> Pairs:
-    """A table-top scene with one anomaly a pair; only the shadows of what changed differ besides."""
+    """A table-top scene with one anomaly a pair, or none; in two thirds of the scenes each changed picture is under other lamps, and
+    a third is seen by a camera of twice the size, of which the surroundings of something small are kept."""
     rng, pairs = np.random.default_rng(seed), Pairs()
+    small, everyday = rng.random() < 1 / 3, rng.random() < 0.6
+    options = SMALL_THINGS if small else EVERYDAY if everyday else TabletopOptions()
+    lit = Conditions(lamps=rng.uniform(0.2, 1.0), exposure=rng.uniform(0, 0.8), noise=0.0)
     options = replace(
-        EVERYDAY if rng.random() < 0.6 else TabletopOptions(), field_of_view=rng.uniform(45, 75), conditions=Conditions(noise=0.0),
-        gloss=rng.uniform(0, 0.8), elevation=(8.0, 75.0), objects=(5, 18),
+        options, field_of_view=rng.uniform(45, 75), gloss=rng.uniform(0, 0.8), elevation=(8.0, 75.0), objects=(5, 18),
+        look=PATTERNED if rng.random() < 0.4 else drawn_look(4 * seed + 2),
+        conditions=lit if rng.random() < 2 / 3 else Conditions(noise=0.0),
     )  # fmt: skip
     scene = Tabletop(seed, options)
-    for kind in KINDS[1:]:
-        for _ in range(per_kind):
+    for kind in KINDS:
+        for _ in range(per_kind * 2 if kind == "good" else per_kind):
             pose = scene.pose()
             try:
                 changed = scene.patrol(pose, kind)
             except ValueError:
                 continue
-            pairs.add(scene.survey(pose).image, changed.image, changed.mask)
+            mask = np.zeros(changed.image.shape[:2], np.uint8) if changed.mask is None else changed.mask
+            window = around(rng, mask)
+            pairs.add(scene.survey(pose).image[window], changed.image[window], mask[window])
     scene.close()
     return pairs
+
+
+def around(rng: np.random.Generator, mask: np.ndarray) -> tuple[slice, slice]:
+    """A window of SIZE that holds a pixel of the mask (H, W); anywhere where it is empty."""
+    marked = np.argwhere(mask > 0)
+    middle = marked[rng.integers(len(marked))] if len(marked) else rng.uniform((0, 0), mask.shape)
+    start = [
+        int(np.clip(m - rng.uniform(0.2, 0.8) * s, 0, n - s)) for m, s, n in zip(middle, SIZE, mask.shape, strict=True)
+    ]
+    return tuple(slice(first, first + side) for first, side in zip(start, SIZE, strict=True))
 
 
 def room_pairs(seed: int, count: int) -> Pairs:

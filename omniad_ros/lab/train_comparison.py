@@ -76,7 +76,7 @@ def sampler(folder: Path, rng: np.random.Generator) -> Callable[[], Pair]:
             index, *rest = rng.integers(len(scene["mask"]), size=4)
             views = [scene["normal"][index], scene["changed"][index], scene["mask"][index]]
             normal, changed, mask = cropped(rng, *(np.float32(v) / (255 if v.ndim == 3 else 1) for v in views))
-            if rng.random() < 0.65:  # a real change, at times with frame and reference exchanged in time
+            if mask.any() and rng.random() < 0.7:  # a real change, at times with frame and reference exchanged in time
                 before, after = (normal, changed) if rng.random() < 0.75 else (changed, normal)
                 strength = cv2.GaussianBlur(np.abs(changed - normal).mean(2), (0, 0), 2.0)
                 # where an object covers a place that looks just the same, nothing can be seen
@@ -84,7 +84,8 @@ def sampler(folder: Path, rng: np.random.Generator) -> Callable[[], Pair]:
                 pair = Pair(after, referred(before), mask, weight)
             else:
                 others = [cropped(rng, np.float32(scene["normal"][i]) / 255)[0] for i in rest]
-                pair = with_anomalies(rng, normal, referred(normal), others, blur=rng.uniform(0.3, 0.7))
+                seen = normal if mask.any() else changed  # without a change it is the same place, under other lamps
+                pair = with_anomalies(rng, seen, referred(normal), others, blur=rng.uniform(0.3, 0.7))
         return Pair(
             *nuisances(rng, pair.frame, pair.reference, pixels=0.4 if photographs else 0.8), pair.mask, pair.weight
         )

@@ -16,17 +16,22 @@ import numpy as np
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.core.images import heat_colors, resized, resized_map
 from omniad_ros.detection import ComparedFrame, Detection, Detector, find_regions
+from omniad_ros.detection.matching import blur_extent
 from omniad_ros.mapping import Localization, Localizer
 from omniad_ros.patrol.evidence import EvidenceVolume
 from omniad_ros.patrol.tracks import Track, Tracker
 from omniad_ros.reference import ReferenceRenderer, ReferenceView
-from omniad_ros.site import Site, SparsePoints
+from omniad_ros.site import DETAIL_SIDE, Site, SparsePoints
 
 NORMAL, UNCOVERED, ANOMALOUS = 0, 128, 255
 """Values of `Inspection.mask`."""
 
-Render = Callable[[Camera, Pose], ReferenceView | None]
-"""Makes the reference view of a pose, or gives None where it could not in time."""
+SHARP_ENOUGH = 0.75
+"""Share of a thing's pixels over which a frame may be blurred for the thing to be found."""
+
+Render = Callable[[Camera, Pose, Camera | None], ReferenceView | None]
+"""Makes the reference view of a pose for a camera at working size, and for the camera of a second look where one is given; or gives
+None where it could not in time."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,10 @@ class InspectionOptions:
     scaled to the frame); threshold: probability from which a pixel is anomalous, None for the site's calibrated one;
     evidence: weigh each frame with what earlier ones said of the same place (see `omniad_ros.patrol.evidence`), or judge it
     alone; tracking: confirm detections over frames; lost_after: frames without a refined pose after which the state is
-    `lost` instead of `degraded`.
+    `lost` instead of `degraded`; detail_side: pixels of the longer side at which a frame is looked at again, where it and the survey
+    are as large, 0 for never; whole_frame: look again everywhere, rather than where it pays; smallest_thing: pixels across, of the
+    second look, under which a region is left out, None for the detector's; smallest_extent: the same in metres, of a region's
+    longest side in the map; regions without a place are kept.
     """
 
     longest_side: int | None = None
@@ -45,6 +53,10 @@ class InspectionOptions:
     evidence: bool = True
     tracking: bool = True
     lost_after: int = 3
+    detail_side: int = DETAIL_SIDE
+    whole_frame: bool = False
+    smallest_thing: float | None = None
+    smallest_extent: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,8 +67,8 @@ class Inspection:
     reference: the view that the frame was compared with, at working size, None where there is none; heatmap: float32 (H, W) in
     [0, 1]; independent: the same from this frame alone, without what earlier frames said; mask: uint8 (H, W), 255 anomalous, 128
     not covered by the survey, 0 normal; detections: of this frame, in its pixels; tracks: all known so far; state: `ok`, `degraded`
-    (no reference view or no refined pose: less is known) or `lost` (nothing is said of the place); message: why, empty when `ok`;
-    ms: milliseconds a stage.
+    (no reference view or no refined pose: less is known) or `lost` (nothing is said of the place); message: why, or what small
+    things an `ok` frame is too blurred for, else empty; ms: milliseconds a stage.
     """
 
     pose: Pose | None
@@ -106,18 +118,24 @@ class Inspector:
         """In which a frame of a rectified camera is compared."""
         return self.site.working_camera(camera, self.options.longest_side)
 
+    def detail_camera(self, camera: Camera) -> Camera | None:
+        """In which a frame of a rectified camera is looked at again; None where it is not."""
+        side = self.options.detail_side
+        return self.site.detail_camera(camera, side) if side and self.detector.scores.detail is not None else None
+
     def warm_up(self, image: np.ndarray, camera: Camera, pose: Pose) -> None:
         """Do a frame's work on a survey image and forget it, so that the first frame does not wait for compilers and caches."""
         self.localizer.localize(image, camera, pose)
         small = self.working_camera(camera)
         frame = resized(image, small.width, small.height)
         if self.renderer is not None:
-            reference = self.renderer.render(small, pose)
+            reference = self.renderer.render(small, pose, self.detail_camera(camera))
         else:  # another process is asked when there is something to ask for
             reference = ReferenceView(frame, np.ones(frame.shape[:2], np.float32))
-        heatmap = self.detector.heatmap(frame, reference)
+        closer = frame if reference.detail is None else resized(image, *reference.detail.shape[1::-1])
+        heatmap = self.detector.heatmap(closer, reference)
         if self.evidence is not None:
-            self.evidence.fuse(heatmap, self.threshold, reference.depth, small, pose)
+            self.evidence.fuse(_highest(heatmap, small), self.threshold, reference.depth, small, pose)
             self.evidence.clear()
 
     def reset(self) -> None:
@@ -149,35 +167,76 @@ class Inspector:
 
         small_camera = self.site.working_camera(camera, options.longest_side)
         small = resized(image, small_camera.width, small_camera.height)
-        reference = self.render(small_camera, pose) if localization.pose is not None else None
+        detail_camera = self.detail_camera(camera)
+        reference = self.render(small_camera, pose, detail_camera) if localization.pose is not None else None
         lap("render")
-        independent = heatmap = self.detector.heatmap(small, reference)
+        twice = reference is not None and reference.detail is not None and detail_camera is not None
+        looked, seen_by = (
+            (resized(image, *reference.detail.shape[1::-1]), detail_camera) if twice else (small, small_camera)
+        )
+        independent = heatmap = self.detector.heatmap(looked, reference, options.whole_frame)
         detections: list[Detection] = []
         if reference is not None:
             if self.evidence is not None and not alone:
-                heatmap = self.evidence.fuse(heatmap, threshold, reference.depth, small_camera, pose)
-            compared = ComparedFrame(small, reference, small_camera, pose)
-            smallest = self.detector.options.smallest_region
-            detections = find_regions(heatmap, compared, threshold=threshold, smallest=smallest)
+                heatmap = self._weighed(heatmap, threshold, reference, small_camera, pose)
+            compared = ComparedFrame(looked, reference.in_detail() if twice else reference, seen_by, pose)
+            least = self._least_area(heatmap, twice, options)
+            found = find_regions(heatmap, compared, threshold=threshold, smallest=least / heatmap.size)
+            detections = [d for d in found if d.size is None or d.size.max() >= options.smallest_extent]
         lap("detect")
         if options.tracking and reference is not None and not alone:
-            snapshot = (small, reference.image, heatmap)
-            self.tracker.update(detections, small_camera, pose, reference.depth, stamp, snapshot, threshold)
+            snapshot = (small, reference.image, _highest(heatmap, small_camera))
+            own = [_to_frame(detection, seen_by, small_camera) for detection in detections]
+            self.tracker.update(own, small_camera, pose, reference.depth, stamp, snapshot, threshold)
         lap("track")
 
-        covered = np.ones(heatmap.shape, bool) if reference is None else reference.covered
+        height, width = heatmap.shape
+        covered = np.ones(heatmap.shape, bool) if reference is None else resized_map(reference.covered, width, height)
         mask = np.where(covered, np.where(heatmap >= threshold, ANOMALOUS, NORMAL), UNCOVERED).astype(np.uint8)
         message = ""
         if localization.pose is None:
             message = "no refined pose: the pose is odometry's, the heatmap is the distillation's alone"
         elif reference is None:
             message = "no reference view in time: the heatmap is the distillation's alone"
+        state = "degraded" if message else "ok"
+        if twice and not message:
+            message = self._too_blurred(small, reference, looked.shape[1] / small.shape[1], options)
         size = camera.width, camera.height
         return Inspection(
             pose, localization, reference, resized(heatmap, *size), resized(independent, *size), resized_map(mask, *size),
-            [_to_frame(detection, small_camera, camera) for detection in detections], self.tracker.tracks,
-            "degraded" if message else "ok", message, {**lap.ms, "total": sum(lap.ms.values())},
+            [_to_frame(detection, seen_by, camera) for detection in detections], self.tracker.tracks,
+            state, message, {**lap.ms, "total": sum(lap.ms.values())},
         )  # fmt: skip
+
+    def _weighed(
+        self, heatmap: np.ndarray, threshold: float, reference: ReferenceView, camera: Camera, pose: Pose
+    ) -> np.ndarray:
+        """The heatmap (H, W) without what earlier frames refute, which is kept at working size."""
+        coarse = _highest(heatmap, camera)
+        fused = self.evidence.fuse(coarse, threshold, reference.depth, camera, pose)
+        if coarse is heatmap:
+            return fused
+        share = resized_map(fused / np.maximum(coarse, 1e-6), *heatmap.shape[1::-1])
+        return np.clip(heatmap * share, 0, 1).astype(np.float32)
+
+    def _too_blurred(
+        self, frame: np.ndarray, reference: ReferenceView, larger: float, options: InspectionOptions
+    ) -> str:
+        """What is to be said of a frame, here at working size, that is too blurred for the smallest things of a second look, which
+        is so many times ``larger``; empty where it is sharp enough."""
+        blur = larger * blur_extent(frame, reference)
+        if blur <= SHARP_ENOUGH * (options.smallest_thing or self.detector.options.smallest_thing):
+            return ""
+        return (
+            f"blurred over about {blur:.0f} pixels: things of less than {blur / SHARP_ENOUGH:.0f} pixels may be missed"
+        )
+
+    def _least_area(self, heatmap: np.ndarray, twice: bool, options: InspectionOptions) -> float:
+        """Pixels of the heatmap under which a region is left out."""
+        chosen = self.detector.options
+        if options.smallest_thing is not None:
+            chosen = replace(chosen, smallest_thing=options.smallest_thing)
+        return chosen.smallest_area(*heatmap.shape, twice)
 
     def _lost(
         self, image: np.ndarray, pose: Pose | None, localization: Localization, ms: dict[str, float]
@@ -188,6 +247,15 @@ class Inspector:
             pose, localization, None, nothing, nothing, np.full(image.shape[:2], UNCOVERED, np.uint8), [],
             self.tracker.tracks, "lost", "the frame could not be localized in the map", ms,
         )  # fmt: skip
+
+
+def _highest(heatmap: np.ndarray, camera: Camera) -> np.ndarray:
+    """The heatmap at the size of a smaller camera, each pixel the highest of those that it stands for; itself where it has that size."""
+    height, width = heatmap.shape
+    if (width, height) == (camera.width, camera.height):
+        return heatmap
+    reach = np.ones((-(-height // camera.height), -(-width // camera.width)), np.uint8)
+    return resized_map(cv2.dilate(heatmap, reach), camera.width, camera.height)
 
 
 class _Stopwatch:

@@ -20,7 +20,9 @@ from safetensors.numpy import load_file, save_file
 
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.core.images import resized, resized_map
 from omniad_ros.reference.field import Rendering
+from omniad_ros.reference.full_size import FullSize
 from omniad_ros.reference.redrawing import Sight, Source, Sums, Warp, agreed_depth, blend, carry_depth, draw, weigh
 from omniad_ros.reference.view import FALSE_ALARM_FLOOR, FALSE_ALARM_STEPS, ReferenceView
 from omniad_ros.reference.visibility import VISIBILITY
@@ -38,7 +40,8 @@ class RedrawOptions:
     they see; drawn: of these, how many are drawn from (six measured better than three, docs/design-notes.md); sample: every
     how manyth covered pixel chooses them; least_angle: radians below which one angle is as good as another; second: what the
     second best photograph of a pixel is worth; most_gain: factor by which exposures may differ; spread: pixels across that
-    a false alarm is widened to, for the same fault lies a little beside where another photograph had it.
+    a false alarm is widened to, for the same fault lies a little beside where another photograph had it; one_surface: share of
+    the depth within which neighbouring depths are interpolated.
     """
 
     kept: int = 240
@@ -49,6 +52,7 @@ class RedrawOptions:
     second: float = 0.5
     most_gain: float = 2.0
     spread: int = 5
+    one_surface: float = 0.02
 
 
 OPTIONS = RedrawOptions()
@@ -67,23 +71,33 @@ def chosen(count: int, most: int = OPTIONS.kept) -> np.ndarray:
 @dataclass(frozen=True, eq=False)
 class Photographs:
     """Photographs of the normal place: images uint8 (N, H, W, 3), depths float16 (N, H, W) metres with NaN, poses (N, 3, 4)
-    as ``map_from_camera``, all of one camera; false_alarms: uint8 (N, H, W), of each as `ReferenceView.false_alarm`."""
+    as ``map_from_camera``, all of one camera; false_alarms: uint8 (N, H, W), of each as `ReferenceView.false_alarm`; sources:
+    int32 (N,), which of the site's mapped images each is, -1 where that is not known."""
 
     images: np.ndarray
     depths: np.ndarray
     poses: np.ndarray
     camera: Camera
     false_alarms: np.ndarray
+    sources: np.ndarray
 
     @staticmethod
-    def of(images: list[np.ndarray], depths: list[np.ndarray], poses: list[Pose], camera: Camera) -> Photographs:
+    def of(
+        images: list[np.ndarray],
+        depths: list[np.ndarray],
+        poses: list[Pose],
+        camera: Camera,
+        sources: list[int] | None = None,
+    ) -> Photographs:
         """At most `RedrawOptions.kept` of these views, evenly chosen; all of the camera's size."""
         kept = chosen(len(images))
         matrices = np.stack([np.column_stack([poses[i].rotation, poses[i].translation]) for i in kept])
         kept_depths = np.stack([depths[i] for i in kept]).astype(np.float16)
         nothing = np.zeros(kept_depths.shape, np.uint8)
+        known = np.full(len(images), -1) if sources is None else np.asarray(sources)
+        kept_images = np.stack([images[i] for i in kept])
         return Photographs(
-            np.stack([images[i] for i in kept]), kept_depths, matrices.astype(np.float32), camera, nothing
+            kept_images, kept_depths, matrices.astype(np.float32), camera, nothing, known[kept].astype(np.int32)
         )
 
     def with_false_alarms(self, logits: list[np.ndarray]) -> Photographs:
@@ -98,30 +112,61 @@ class Photographs:
             self.poses[:, :, :3] - pose.rotation
         ).sum((1, 2))
         far = np.sort(np.argsort(gap)[nearest + int(gap.min() < 1e-4) :])
-        return Photographs(self.images[far], self.depths[far], self.poses[far], self.camera, self.false_alarms[far])
+        arrays = (getattr(self, name)[far] for name in ("images", "depths", "poses"))
+        return Photographs(*arrays, self.camera, self.false_alarms[far], self.sources[far])
 
-    def redraw(self, rendering: Rendering, camera: Camera, pose: Pose) -> ReferenceView:
-        """The field's ``rendering`` for ``camera`` at ``pose``, redrawn from the photographs."""
-        depth, (height, width) = rendering.depth, rendering.depth.shape
+    def redraw(
+        self,
+        rendering: Rendering,
+        camera: Camera,
+        pose: Pose,
+        detail: Camera | None = None,
+        full_size: FullSize | None = None,
+    ) -> ReferenceView:
+        """The field's ``rendering`` for ``camera`` at ``pose``, redrawn from the photographs.
+
+        detail: the camera at the size of a second look, for which the view is drawn too, from the photographs in ``full_size``.
+        """
+        depth = rendering.depth
         known = np.isfinite(depth)
-        rays = camera.directions().reshape(height, width, 3).astype(np.float32) @ pose.rotation.T.astype(np.float32)
+        rays = _rays(camera, pose)
         step = OPTIONS.sample
         sample = (rays[known][::step] * depth[known][::step, None]) + pose.translation.astype(np.float32)
         asked = self._best(sample, pose)
         sight = Sight(self._corrected(depth, asked, camera, pose), rays)
+        drawn = asked[: OPTIONS.drawn]
+        sums = self._blended(rendering.image, sight, drawn, pose, None)
+        image = rendering.image.copy()
+        draw(sums, image)
+        close = None
+        if detail is not None and full_size is not None and (self.sources[drawn] >= 0).all():
+            close = resized(rendering.image, detail.width, detail.height)
+            close = np.ascontiguousarray(close) if close is not rendering.image else close.copy()
+            near = Sight(finer_depth(sight.depth, detail), _rays(detail, pose))
+            draw(self._blended(close, near, drawn, pose, full_size), close)
+        return ReferenceView(image, sight.depth, sums.count, sums.false_alarm, close)
+
+    def _blended(
+        self, rendered: np.ndarray, sight: Sight, drawn: list[int], pose: Pose, full_size: FullSize | None
+    ) -> Sums:
+        """What the photographs ``drawn`` add up to in a view (h, w) that the field ``rendered``; of full size where that is given."""
+        height, width = sight.depth.shape
         sums = Sums.zero(height, width)
         own, pixels = np.empty((height, width), np.float32), np.empty((2, height, width), np.float32)
-        for index in asked[: OPTIONS.drawn]:
+        for index in drawn:
             shift = pose.translation.astype(np.float32) - self.poses[index, :, 3]
             depths = self.depths[index].astype(np.float32)
             source = Source(self.camera.intrinsics, self.poses[index, :, :3], shift, depths)
             weigh(sight, source, VISIBILITY.photographs, pixels, own)
-            seen = cv2.remap(self.images[index], *pixels, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
             raised = cv2.remap(self.false_alarms[index], *pixels, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            blend(rendering.image, seen, raised, own, OPTIONS.most_gain, sums)
-        image = rendering.image.copy()
-        draw(sums, image)
-        return ReferenceView(image, sight.depth, sums.count, sums.false_alarm)
+            image = self.images[index]
+            if full_size is not None:
+                image = full_size.image(int(self.sources[index]))
+                for axis, (large, small) in enumerate(zip(image.shape[1::-1], self.images.shape[2:0:-1], strict=True)):
+                    pixels[axis] = (pixels[axis] + 0.5) * np.float32(large / small) - np.float32(0.5)
+            seen = cv2.remap(image, *pixels, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+            blend(rendered, seen, raised, own, OPTIONS.most_gain, sums)
+        return sums
 
     def _corrected(self, depth: np.ndarray, asked: list[int], camera: Camera, pose: Pose) -> np.ndarray:
         """The depth (h, w), but what two of the photographs ``asked`` agree on where two see past it and fewer than two see it."""
@@ -165,7 +210,7 @@ class Photographs:
         """Write one safetensors file."""
         camera = np.array([self.camera.width, self.camera.height, *self.camera.intrinsics])
         arrays = {"images": self.images, "depths": self.depths, "poses": self.poses, "alarms": self.false_alarms}
-        save_file({**arrays, "camera": camera}, path)
+        save_file({**arrays, "camera": camera, "sources": self.sources}, path)
 
     @staticmethod
     def load(path: Path) -> Photographs:
@@ -177,6 +222,21 @@ class Photographs:
             camera = Camera(int(width), int(height), *intrinsics)
             if not np.isfinite(data["poses"]).all():
                 raise ValueError("a pose that is not finite")
-            return Photographs(data["images"], data["depths"], data["poses"], camera, false_alarms)
+            sources = data.get("sources", np.full(len(data["images"]), -1, np.int32))
+            return Photographs(data["images"], data["depths"], data["poses"], camera, false_alarms, sources)
         except Exception as error:  # safetensors raises many kinds for a damaged file
             raise OmniadError(f"{path} is missing or damaged") from error
+
+
+def _rays(camera: Camera, pose: Pose) -> np.ndarray:
+    """(h, w, 3) float32 through the pixels of a camera at ``pose``, in the map's axes; 1 along the optical axis."""
+    return camera.directions().astype(np.float32) @ pose.rotation.T.astype(np.float32)
+
+
+def finer_depth(depth: np.ndarray, camera: Camera) -> np.ndarray:
+    """A depth map (h, w) at the size of a larger ``camera``: smooth on a surface, and never between two."""
+    nearest = resized_map(depth, camera.width, camera.height)
+    smooth = resized(depth, camera.width, camera.height)
+    with np.errstate(invalid="ignore"):
+        same = np.abs(smooth - nearest) < OPTIONS.one_surface * nearest
+    return np.where(same, smooth, nearest)

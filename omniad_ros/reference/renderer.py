@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from omniad_ros.core.files import read_json
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.reference.field import Field
+from omniad_ros.reference.full_size import FullSize
 from omniad_ros.reference.photographs import PHOTOGRAPHS, Photographs
 from omniad_ros.reference.view import ReferenceView
 from omniad_ros.site import Site
@@ -25,9 +26,9 @@ class ReferenceRenderer:
     While the camera stands still, as a robot does much of its time, the last view is given again. For one thread.
     """
 
-    def __init__(self, field: Field, photographs: Photographs | None):
-        self.field, self.photographs = field, photographs
-        self._last: tuple[Camera, Pose, ReferenceView] | None = None
+    def __init__(self, field: Field, photographs: Photographs | None, full_size: FullSize | None = None):
+        self.field, self.photographs, self.full_size = field, photographs, full_size
+        self._last: tuple[tuple[Camera, Camera | None], Pose, ReferenceView] | None = None
 
     @staticmethod
     def of_site(site: Site, detector_dir: Path | None = None) -> ReferenceRenderer:
@@ -36,20 +37,27 @@ class ReferenceRenderer:
         Raises OmniadError where the field or the photographs cannot be read.
         """
         path = (detector_dir or site.detector_dir) / PHOTOGRAPHS
-        return ReferenceRenderer(load_field(site.radiance_dir), Photographs.load(path) if path.is_file() else None)
+        field = load_field(site.radiance_dir)
+        if not path.is_file():
+            return ReferenceRenderer(field, None)
+        mapped = site.mapped
+        closest = site.detail_camera(mapped.camera)
+        return ReferenceRenderer(field, Photographs.load(path), closest and FullSize(mapped, closest))
 
-    def render(self, camera: Camera, pose: Pose) -> ReferenceView:
-        """What the place should look like to ``camera`` (without distortion) at ``pose``, at the camera's size."""
-        last = self._last
-        if last is None or last[0] != camera or _moved_pixels(*last, pose) > STILL_PIXELS:
-            last = self._last = camera, pose, self._draw(camera, pose)
+    def render(self, camera: Camera, pose: Pose, detail: Camera | None = None) -> ReferenceView:
+        """What the place should look like to ``camera`` (without distortion) at ``pose``, at the camera's size; and, where the
+        survey's photographs are large enough, to ``detail``, the same camera at the size of a second look."""
+        last, cameras = self._last, (camera, detail)
+        moves = detail or camera
+        if last is None or last[0] != cameras or _moved_pixels(moves, *last[1:], pose) > STILL_PIXELS:
+            last = self._last = cameras, pose, self._draw(camera, pose, detail)
         return last[2]
 
-    def _draw(self, camera: Camera, pose: Pose) -> ReferenceView:
+    def _draw(self, camera: Camera, pose: Pose, detail: Camera | None) -> ReferenceView:
         rendering = self.field.render(camera, pose)
         if self.photographs is None:
             return ReferenceView(rendering.image, rendering.depth)
-        return self.photographs.redraw(rendering, camera, pose)
+        return self.photographs.redraw(rendering, camera, pose, detail, self.full_size)
 
 
 class _Kind(msgspec.Struct):

@@ -5,7 +5,7 @@ Only numpy and OpenCV are needed here, so that whoever is handed a view need not
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -41,13 +41,15 @@ class ReferenceView:
     image: uint8 RGB (h, w, 3), the field's colours where no photograph helps; depth: float32 (h, w), metres along the optical
     axis, NaN where the survey saw nothing; support: uint8 (h, w), how many photographs agree, None where it was not redrawn;
     false_alarm: uint8 (h, w), by how many steps (FALSE_ALARM_STEPS a logit, from FALSE_ALARM_FLOOR on) the comparison wrongly
-    rose there in normal photographs, None where it was not redrawn.
+    rose there in normal photographs, None where it was not redrawn; detail: uint8 RGB (H, W, 3), the same view at the size of a
+    second look, drawn from the photographs at their full size, None where there is none.
     """
 
     image: np.ndarray
     depth: np.ndarray
     support: np.ndarray | None = None
     false_alarm: np.ndarray | None = None
+    detail: np.ndarray | None = None
 
     @property
     def covered(self) -> np.ndarray:
@@ -73,9 +75,16 @@ class ReferenceView:
         return self.false_alarm.astype(np.float32) / FALSE_ALARM_STEPS
 
     def resized(self, width: int, height: int) -> ReferenceView:
-        """The same view at another size; the maps are not blended."""
+        """The same view at another size; the maps are not blended, and the detail stays as it is."""
         maps = (None if m is None else resized_map(m, width, height) for m in (self.support, self.false_alarm))
-        return ReferenceView(resized(self.image, width, height), resized_map(self.depth, width, height), *maps)
+        size = width, height
+        return ReferenceView(resized(self.image, *size), resized_map(self.depth, *size), *maps, self.detail)
+
+    def in_detail(self) -> ReferenceView:
+        """The same view at its detail's size, with the detail as its image; the view itself where it has none."""
+        if self.detail is None:
+            return self
+        return replace(self.resized(*self.detail.shape[1::-1]), image=self.detail)
 
 
 def _without_gaps(where: np.ndarray, gap: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -44,11 +44,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """max_rate: frames a second of recorded time at most, 0 for all; independent: judge each frame alone; bag: which topics
+    """max_rate: frames a second of recorded time at most, 0 for all; inspection: how frames are inspected; bag: which topics
     of a rosbag2 are read."""
 
     max_rate: float = 0.0
-    independent: bool = False
+    inspection: InspectionOptions = field(default_factory=InspectionOptions)
     bag: BagOptions | None = None
 
 
@@ -109,7 +109,7 @@ class _Inspected:
 
     def __init__(self, site: Site, source: FrameSource, folder: Path, options: InspectOptions):
         self.site, self.source, self.folder, self.state = site, source, folder, folder / STATE
-        self.inspector = Inspector(site, options=InspectionOptions(evidence=not options.independent))
+        self.inspector = Inspector(site, options=options.inspection)
         self.key = _key(site, source, folder, options)
         self._begin()
 

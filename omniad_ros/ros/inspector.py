@@ -68,9 +68,11 @@ class InspectorNode(ManagedNode):
         site = Site.open(expanduser(values.site))
         self.memory = PatrolMemory(values, site)
         if values.reference == "renderer":
-            self.reference = ReferenceClient(self, site, values.reference_timeout)
-        render = {"renderer": self.reference, "inspector": None, "none": lambda camera, pose: None}[values.reference]
-        options = InspectionOptions(values.longest_side or None, evidence=values.evidence)
+            self.reference = ReferenceClient(self, site, values.reference_timeout, values.detail_side > 0)
+        render = {"renderer": self.reference, "inspector": None, "none": lambda *asked: None}[values.reference]
+        options = InspectionOptions(
+            values.longest_side or None, evidence=values.evidence, detail_side=values.detail_side
+        )
         inspector = Inspector(site, render, options)
         self.session = PatrolSession(inspector, site.survey, values.initial_map_from_base())
         self.session.warm_up()
@@ -140,7 +142,13 @@ class InspectorNode(ManagedNode):
     def apply(self, values: InspectorParameters) -> None:
         """Bring run-time parameters into effect: from the next frame on. Raises OmniadError for what `check` refuses."""
         inspector = self.session.inspector
-        inspector.options = replace(inspector.options, threshold=values.effective_threshold(inspector.detector))
+        inspector.options = replace(
+            inspector.options,
+            threshold=values.effective_threshold(inspector.detector),
+            whole_frame=values.whole_frame,
+            smallest_thing=values.smallest_thing or None,
+            smallest_extent=values.smallest_extent,
+        )
         if self.reference is not None:
             self.reference.timeout = values.reference_timeout
 

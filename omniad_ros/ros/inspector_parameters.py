@@ -8,6 +8,7 @@ from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Pose
 from omniad_ros.ros import counterparts
 from omniad_ros.ros.parameters import parameter
+from omniad_ros.site import DETAIL_SIDE
 
 REFERENCES = ("renderer", "inspector", "none")
 SMALLEST = 32
@@ -46,6 +47,21 @@ class InspectorParameters:
     longest_side: int = parameter(
         0, "Pixels of the longer side at which frames are compared; 0 for the site's.", minimum=0, maximum=4096
     )
+    detail_side: int = parameter(
+        DETAIL_SIDE, "Pixels of the longer side at which frames are looked at a second time, where they and the survey are "
+        "as large; 0 for never. As nerf_renderer has it.", minimum=0, maximum=4096,
+    )  # fmt: skip
+    whole_frame: bool = parameter(
+        False, "Look a second time at the whole frame, at several times the cost; false: where it pays.", runtime=True
+    )
+    smallest_thing: float = parameter(
+        0.0, "Pixels across, of the second look, under which a region is left out; 0 for the site's.", minimum=0.0,
+        maximum=1000.0, runtime=True,
+    )  # fmt: skip
+    smallest_extent: float = parameter(
+        0.0, "Metres across under which a region is left out, by the reference's depth.", minimum=0.0, maximum=100.0,
+        runtime=True,
+    )  # fmt: skip
     compressed: bool = parameter(
         False, "Subscribe image/compressed instead of image; the latter may be remapped to either of the two names."
     )

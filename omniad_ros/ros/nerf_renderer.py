@@ -25,7 +25,7 @@ from omniad_ros.ros.parameters import parameter
 from omniad_ros.ros.reference import ANSWERS_ON, REFERENCE, reference_digest, reference_topics
 from omniad_ros.ros.subscriptions import CameraSubscription
 from omniad_ros.ros.worker import NewestFirst
-from omniad_ros.site import MAP_FRAME, Site
+from omniad_ros.site import DETAIL_SIDE, MAP_FRAME, Site
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,16 @@ class RendererParameters:
     longest_side: int = parameter(
         0, "Pixels of the reference view's longer side; 0 for the site's.", minimum=0, maximum=4096, runtime=True
     )
+    detail_side: int = parameter(
+        DETAIL_SIDE, "Pixels of the longer side of the view's detail, for the inspector's second look; 0 for none.",
+        minimum=0, maximum=4096, runtime=True,
+    )  # fmt: skip
 
 
 class NerfRenderer(ManagedNode):
     """Subscribes reference/request and camera_info; publishes reference/image, reference/depth and, where the site has photographs,
-    reference/support and reference/false_alarm."""
+    reference/support and reference/false_alarm; and, while somebody subscribes and the photographs are large enough,
+    reference/detail."""
 
     def __init__(self):
         self.camera: Camera | None = None
@@ -128,11 +133,15 @@ class NerfRenderer(ManagedNode):
     def _render(self, request) -> None:
         stamp, camera, pose = request
         started = time.perf_counter()
-        view = self.renderer.render(self.site.working_camera(camera, self.values.longest_side), pose)
+        side = self.values.detail_side
+        wanted = side and "detail" in self.outputs and self.outputs["detail"].get_subscription_count()
+        detail = self.site.detail_camera(camera, side) if wanted else None
+        view = self.renderer.render(self.site.working_camera(camera, self.values.longest_side), pose, detail)
         self.milliseconds = 1e3 * (time.perf_counter() - started)
         header = Header(stamp=stamp, frame_id=self.frame_id)
         for part, output in self.outputs.items():
-            output.publish(messages.image_message(getattr(view, part), header))
+            if (array := getattr(view, part)) is not None:
+                output.publish(messages.image_message(array, header))
 
     def _failed(self, error: Exception) -> None:
         self.warn(type(error).__name__, f"a reference view could not be rendered: {type(error).__name__}: {error}")

@@ -20,6 +20,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.core.images import resized
 from omniad_ros.recordings import messages as decoding
 from omniad_ros.reference import ReferenceView
 from omniad_ros.reference.photographs import PHOTOGRAPHS, has_photographs
@@ -31,28 +32,36 @@ ANSWERS_ON, REFERENCE = "answers on", "reference"
 """What the renderer says of itself in /diagnostics."""
 TOPICS = {
     "image": "reference/image", "depth": "reference/depth", "support": "reference/support",
-    "false_alarm": "reference/false_alarm",
+    "false_alarm": "reference/false_alarm", "detail": "reference/detail",
 }  # fmt: skip
 """By the parts of a `ReferenceView`."""
+DETAIL, ONE_CHANNEL = "detail", ("support", "false_alarm")
 
 
 class ReferenceClient:
-    """Makes reference views for an `Inspector`: asks the node ``nerf_renderer``. Call it from one thread, not the executor's."""
+    """Makes reference views for an `Inspector`: asks the node ``nerf_renderer``. Call it from one thread, not the executor's.
+
+    A view whose detail does not come in time is given without, and the next ones do not wait for theirs until one has come.
+    """
 
     IMPATIENT = 0.1
     DISCOVERY = 3.0
     """Seconds after `open` in which a renderer that has not answered yet may simply not have been found yet."""
     REPEAT = 0.5
 
-    def __init__(self, node: ManagedNode, site: Site, timeout: float):
+    def __init__(self, node: ManagedNode, site: Site, timeout: float, detailed: bool = True):
         self.node, self.timeout = node, timeout
         self.foreign = False
         """The renderer that answers has another site's field or photographs."""
-        self._digest, self._topics = reference_digest(site), reference_topics(site)
+        topics = reference_topics(site)
+        self._digest, self._topics = (
+            reference_digest(site),
+            {p: t for p, t in topics.items() if detailed or p != DETAIL},
+        )
         self.stamp = 0
         """Nanoseconds; the stamp of the next request."""
         self.answered = self.unanswered = 0
-        self.patient = True
+        self.patient = self._detail_comes = True
         self._met = self._cancelled = False
         self._opened = -self.DISCOVERY
         self._arrived = threading.Condition()
@@ -80,7 +89,7 @@ class ReferenceClient:
         """Undo `cancel`; the renderer is to be found anew."""
         self._opened = time.monotonic()
         self._met = self._cancelled = False
-        self.patient = True
+        self.patient = self._detail_comes = True
 
     def cancel(self) -> None:
         """Let a waiting call, and all to come, return at once without a view."""
@@ -88,15 +97,19 @@ class ReferenceClient:
             self._cancelled = True
             self._arrived.notify_all()
 
-    def __call__(self, camera: Camera, pose: Pose) -> ReferenceView | None:
-        """The reference view at the camera's size, or None where no answer came in time."""
+    def __call__(self, camera: Camera, pose: Pose, detail: Camera | None = None) -> ReferenceView | None:
+        """The reference view at the camera's size, with its detail at that of ``detail`` where that is given and has come too; or
+        None where no answer came in time."""
         with self._arrived:
             self._parts = {}
         if self._cancelled or self.foreign or not (self.renderer_found or self.discovering):
             self.unanswered += 1
             return None
-        parts = self._ask(messages.pose_stamped(pose, Header(stamp=messages.to_stamp(self.stamp), frame_id=MAP_FRAME)))
-        if len(parts) < len(self._topics):
+        request = messages.pose_stamped(pose, Header(stamp=messages.to_stamp(self.stamp), frame_id=MAP_FRAME))
+        needed = self._topics.keys() - {DETAIL}
+        with_detail = detail is not None and DETAIL in self._topics and self._detail_comes
+        parts = self._ask(request, needed | {DETAIL} if with_detail else needed)
+        if not needed <= parts.keys():
             self.unanswered += 1
             self.patient = False
             return None
@@ -109,21 +122,27 @@ class ReferenceClient:
             self.unanswered += 1
             return None
         self.answered += 1
+        if with_detail:
+            self._detail_comes = DETAIL in parts
+        if detail is None:
+            parts.pop(DETAIL, None)
+        elif DETAIL in parts:
+            parts[DETAIL] = resized(parts[DETAIL], detail.width, detail.height)
         return ReferenceView(**parts).resized(camera.width, camera.height)
 
-    def _ask(self, request: PoseStamped) -> dict:
-        """Publish the request and wait; what has been answered in time, by part."""
+    def _ask(self, request: PoseStamped, wanted: set[str]) -> dict:
+        """Publish the request and wait for the ``wanted`` parts; what has been answered in time, by part."""
         deadline = time.monotonic() + (self.timeout if self.patient else self.IMPATIENT)
         if not self._met:
             deadline = max(deadline, self._opened + self.DISCOVERY)
         ask_at = 0.0
         with self._arrived:
-            while len(self._parts) < len(self._topics) and not self._cancelled and (now := time.monotonic()) < deadline:
+            while not wanted <= self._parts.keys() and not self._cancelled and (now := time.monotonic()) < deadline:
                 if now >= ask_at and self.renderer_found:
                     self._request.publish(request)
                     ask_at = now + self.REPEAT if not self._met else deadline
                 self._arrived.wait(min(deadline, max(ask_at, now + 0.05)) - now)
-            return self._parts
+            return dict(self._parts)
 
     def _take(self, part: str, message: Image) -> None:
         try:
@@ -134,8 +153,9 @@ class ReferenceClient:
             return
         with self._arrived:
             self.patient = self._met = True
+            self._detail_comes |= part == DETAIL
             if stamp == self.stamp:
-                self._parts[part] = array if part in ("image", "depth") else np.ascontiguousarray(array[..., 0])
+                self._parts[part] = np.ascontiguousarray(array[..., 0]) if part in ONE_CHANNEL else array
                 self._arrived.notify_all()
 
     def _hear(self, message: DiagnosticArray) -> None:
@@ -147,8 +167,11 @@ class ReferenceClient:
 
 def reference_topics(site: Site) -> dict[str, str]:
     """The topics on which the parts of a `ReferenceView` of this site are published, the image first: without photographs it is
-    not redrawn, and nothing bears it out."""
-    return TOPICS if has_photographs(site) else {part: TOPICS[part] for part in ("image", "depth")}
+    not redrawn, and nothing bears it out; without the camera's size there is no detail."""
+    lacking = set() if has_photographs(site) else {*ONE_CHANNEL, DETAIL}
+    if site.detail_camera(site.mapped.camera) is None:
+        lacking.add(DETAIL)
+    return {part: topic for part, topic in TOPICS.items() if part not in lacking}
 
 
 def reference_digest(site: Site) -> str:
