@@ -38,9 +38,11 @@ from omniad_ros.lab.train_comparison import collage
 from omniad_ros.reference import Rendering
 from omniad_ros.reference.full_size import FullSize
 from omniad_ros.reference.photographs import Photographs
-from omniad_ros.reference.view import ReferenceView
+from omniad_ros.reference.view import FALSE_ALARM_STEPS, ReferenceView
 
 OPTIONS = DetectorOptions(backbone="compact", distillation_steps=12, comparison_steps=6, longest_side=160)
+DEPTH = 2.0
+"""Metres to the place, a picture on a plane."""
 CAMERA, POSE = Camera.from_fov(160, 128, 1.0), Pose.look_at((0, -2, 1), (0, 0, 0))
 
 
@@ -49,13 +51,15 @@ def uint8(image):
 
 
 def looks(place, rng, count):
-    """Views of one place, each a little shifted, beside what a field might render of them."""
+    """Views of one place, each from a little to the side, beside what a field might render of them."""
     views = []
     for _ in range(count):
         dx, dy = rng.integers(0, 40, 2)
         frame = np.ascontiguousarray(place[dy : dy + 128, dx : dx + 160])
         frame, reference = nuisances(rng, frame, rendered(rng, frame, 0.5), pixels=0.3)
-        views.append(NormalView(uint8(frame), ReferenceView(uint8(reference), np.full((128, 160), 2.0, np.float32))))
+        depth = np.full((128, 160), DEPTH, np.float32)
+        pose = Pose(np.eye(3), np.array([dx / CAMERA.fx, dy / CAMERA.fy, 0.0]) * DEPTH)
+        views.append(NormalView(uint8(frame), ReferenceView(uint8(reference), depth), pose))
     return views
 
 
@@ -114,6 +118,16 @@ def test_uncovered_pixels_are_never_anomalous_and_the_reference_may_be_missing_o
     assert detector.heatmap(view.image).shape == (128, 160)
     large = view.image.repeat(2, axis=0).repeat(2, axis=1)
     assert detector.heatmap(large, replace(view.reference, depth=depth)).shape == (256, 320)
+
+
+def test_what_no_photograph_shows_or_they_contradict_each_other_about_is_not_covered(trained):
+    view = trained[1][0].reference
+    support, alarm = np.full((128, 160), 4, np.uint8), np.zeros((128, 160), np.uint8)
+    support[20:60, 20:60], alarm[20:60, 100:140] = 0, round(5.5 * FALSE_ALARM_STEPS)
+    support[100:108, 50:58] = 0  # a gap, as along a silhouette
+    covered = replace(view, support=support, false_alarm=alarm).covered
+    assert not covered[30:50, 30:50].any() and not covered[30:50, 110:130].any()
+    assert covered[70:].all() and covered[:, 70:90].all()
 
 
 def test_the_threshold_of_another_false_alarm_rate_leaves_the_detector_as_it_is(trained):
@@ -342,9 +356,7 @@ def test_what_is_linked_to_a_region_belongs_to_it():
 
 
 def test_a_detector_is_trained_beside_its_photographs_and_adapts_to_poses(trained, tmp_path):
-    looked = [
-        replace(v, pose=Pose(np.eye(3), np.array([0.01 * i, 0.0, 0.0])), source=i) for i, v in enumerate(trained[1] * 2)
-    ]
+    looked = [replace(v, source=i) for i, v in enumerate(trained[1] * 2)]
     full_size = FullSize(Pictures([enlarged(v.image) for v in looked]), CAMERA.resized(320, 256))
     views = NormalViews(looked[:8], looked[8:], camera=CAMERA, full_size=full_size)
     options = replace(OPTIONS, distillation_steps=2, comparison_steps=2, adaptation_steps=2)

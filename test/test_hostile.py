@@ -20,7 +20,7 @@ from omniad_ros.core.files import disk_errors, read_json
 from omniad_ros.core.images import check_picture, read_image, read_picture, write_image
 from omniad_ros.mapping.features import open_features
 from omniad_ros.recordings import read_survey
-from omniad_ros.reference.grid_field import GridField
+from omniad_ros.reference.grid_field import VERSION, GridField
 from omniad_ros.site import Site
 
 
@@ -91,7 +91,7 @@ def test_features_outside_their_file_are_refused(tmp_path, kind):
 
 
 FIELD = {
-    "method": "grid-field", "version": 2, "center": [0.0, 0.0, 0.0], "half": [1.0, 1.0, 1.0], "voxel": 0.1, "scale": 10.0,
+    "method": "grid-field", "version": VERSION, "center": [0.0, 0.0, 0.0], "half": [1.0, 1.0, 1.0], "voxel": 0.1, "scale": 10.0,
     "table": [9, 9, 9], "near": 0.1,
 }  # fmt: skip
 

@@ -11,6 +11,9 @@ from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.core.images import write_image
 from omniad_ros.reference import ReferenceRenderer, import_field, load_field, novel_poses, train_field
+from omniad_ros.reference.coverage import seen
+from omniad_ros.reference.grid import Grid
+from omniad_ros.reference.visibility import VISIBILITY, DepthViews, count_views
 from omniad_ros.site import PosedImages, SparsePoints
 
 CAMERA = Camera.from_fov(96, 72, np.radians(60))
@@ -178,6 +181,20 @@ def test_the_back_of_a_surface_is_not_covered(trained):
     """From inside the ball: what was only seen from outside says nothing about its inside."""
     inside = load_field(trained[0]).render(CAMERA, Pose.look_at((0, 0, 0), (1, 0.2, 0)))
     assert np.isfinite(inside.depth).mean() < 0.1
+
+
+def test_covered_is_what_some_views_saw_from_about_here_however_many_saw_it_from_elsewhere():
+    """A piece of the ground: 20 views from above, 3 from low on one side."""
+    poses = [Pose.look_at((0.3 * np.cos(a), 0.3 * np.sin(a), 2), (0, 0, 0)) for a in np.linspace(0, 6, 20)]
+    poses += [Pose.look_at((2, 0.1 * i, 0.5), (0, 0, 0)) for i in range(3)]
+    heights = [p.translation[2] / np.maximum(-(CAMERA.directions() @ p.rotation[2]), 1e-3) for p in poses]
+    views = DepthViews.of(poses, CAMERA, np.array(heights))
+    count, past, along = count_views(np.zeros((1, 3)), views, VISIBILITY.nerfstudio)
+    assert count == 23 and past == 0
+    grid = Grid((0, 0, 0), (1, 1, 1), 0.5, 1.0, np.ones((1, 1, 1), np.int32))
+    grid.views[1], grid.along[1] = count, along
+    directions = -np.array([[0, 0, 1], [0.97, 0, 0.24], [-0.97, 0, 0.24], [0, 0, -1]], np.float32)
+    assert seen(grid, np.full(4, 64), directions).tolist() == [True, True, False, False]
 
 
 def test_a_camera_that_stands_still_is_rendered_once(trained):

@@ -113,7 +113,8 @@ def _scored(
     normal, planted = [], []
     for index, view in enumerate(views):
         seen_as = view.in_detail()
-        pair, covered = seen_as.compared(), seen_as.reference.covered
+        pair = seen_as.compared()
+        covered = resized_map(view.reference.covered, *pair[0].shape[1::-1])
         larger = pair[0].shape[1] / view.image.shape[1]
         nothing, error = np.zeros(covered.shape, bool), options.pose_error * larger
         for variant in range(options.variants):

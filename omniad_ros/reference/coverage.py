@@ -10,28 +10,22 @@ import numpy as np
 
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.reference.grid import PARTS, Grid
-from omniad_ros.reference.visibility import VISIBILITY, DepthViews, count_views
+from omniad_ros.reference.visibility import SIDES, VISIBILITY, DepthViews, count_views
 
 LEAST_VIEWS = 3
-LEAST_COSINE, ALL_AROUND, BEYOND = 0.35, 0.5, np.radians(15.0)
-"""A surface is covered up to this cosine to the mean direction it was seen in, and so far beyond the cone of these directions where
-that is wider; from all sides where their mean is shorter than ALL_AROUND."""
+NEAR = np.cos(np.radians(45.0))
+"""Cosine up to which a side from which a surface was seen stands for another one."""
 
 
 def seen(grid: Grid, cell: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """(R,) bool: rays along unit ``directions`` (R, 3) meet at ``cell`` (R,) what enough views saw from this side."""
+    """(R,) bool: rays along unit ``directions`` (R, 3) meet at ``cell`` (R,) what enough views saw, some of them from about here."""
     part = _part(cell)
-    toward = grid.toward.reshape(-1, 3)[part].astype(np.float32) / 127
-    length = np.linalg.norm(toward, axis=1)
-    along = np.einsum("ri,ri->r", toward, directions)
-    # directions spread evenly over a cone have a mean of length (1 + cos(half its angle)) / 2
-    cone = np.arccos(np.clip(2 * length - 1, -1, 1))
-    least = np.minimum(LEAST_COSINE, np.cos(np.minimum(cone + BEYOND, np.pi)))
-    return (grid.views.reshape(-1)[part] >= LEAST_VIEWS) & ((length < ALL_AROUND) | (along > least * length))
+    near = np.packbits(directions @ SIDES.T > NEAR, axis=1, bitorder="little").view("<u4")[:, 0]
+    return (grid.views.reshape(-1)[part] >= LEAST_VIEWS) & (grid.along.reshape(-1)[part] & near != 0)
 
 
 def examine(field, camera: Camera, poses: list[Pose]) -> None:
-    """Fill in ``views`` and ``toward`` of the grid of a `GridField` from the views it was trained on."""
+    """Fill in ``views`` and ``along`` of the grid of a `GridField` from the views it was trained on."""
     grid = field.grid
     local = camera.directions().reshape(-1, 3)
     local /= np.linalg.norm(local, axis=1, keepdims=True)
@@ -53,13 +47,12 @@ def examine(field, camera: Camera, poses: list[Pose]) -> None:
     points = sums[parts] / met[parts, None]
     photographs = DepthViews.of(poses, camera, distances)
     tolerance = VISIBILITY.coverage._replace(least=VISIBILITY.coverage_voxels * grid.voxel)
-    support, past, toward = count_views(points, photographs, tolerance)
+    support, past, sides = count_views(points, photographs, tolerance)
     sure = np.where(2 * support >= past, support, 0)
-    views, direction = np.zeros(count, np.float32), np.zeros((count, 3), np.float32)
-    views[parts], direction[parts] = sure, toward / np.maximum(support, 1)[:, None]
-    _fill(views.reshape(-1, PARTS), direction.reshape(-1, PARTS, 3), (met > 0).reshape(-1, PARTS))
-    grid.views = np.minimum(views, 255).astype(np.uint8).reshape(-1, PARTS)
-    grid.toward = np.rint(127 * direction).astype(np.int8).reshape(-1, PARTS, 3)
+    views, along = np.zeros((len(grid), PARTS), np.float32), np.zeros((len(grid), PARTS), np.uint32)
+    views.reshape(-1)[parts], along.reshape(-1)[parts] = sure, sides
+    _fill(views, along, (met > 0).reshape(-1, PARTS))
+    grid.views, grid.along = np.minimum(views, 255).astype(np.uint8), along
 
 
 def _part(cell: np.ndarray) -> np.ndarray:
@@ -67,12 +60,9 @@ def _part(cell: np.ndarray) -> np.ndarray:
     return (cell >> 6) * PARTS + ((cell >> 5) & 1) * 4 + ((cell >> 3) & 1) * 2 + ((cell >> 1) & 1)
 
 
-def _fill(views: np.ndarray, direction: np.ndarray, hit: np.ndarray) -> None:
-    """Give the parts that no ray happened to hit what their block's other parts have on average."""
+def _fill(views: np.ndarray, along: np.ndarray, hit: np.ndarray) -> None:
+    """Give the parts (B, 8) that no ray happened to hit what their block's other parts have: views on average, and every side."""
     number = hit.sum(1)
     some = np.flatnonzero((number > 0) & (number < PARTS))
-    for values in (views, direction):
-        mean = values[some].sum(1) / number[some].reshape(-1, *[1] * (values.ndim - 2))
-        values[some] = np.where(
-            hit[some].reshape(len(some), PARTS, *[1] * (values.ndim - 2)), values[some], mean[:, None]
-        )
+    views[some] = np.where(hit[some], views[some], views[some].sum(1, keepdims=True) / number[some][:, None])
+    along[some] = np.where(hit[some], along[some], np.bitwise_or.reduce(along[some], axis=1, keepdims=True))

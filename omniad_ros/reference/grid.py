@@ -33,7 +33,7 @@ class Grid:
     scale: optical depth a metre of unit density; table (X, Y, Z) int32: block at each place, 0 where there is none;
     density (B * 64,), features (B * 64, C), sky: the learnt values; occupied (B * 64,) uint8: cells worth sampling;
     visible (B * 64,): greatest weight of each cell in recent renderings;
-    views (B, 8) uint8 and toward (B, 8, 3) int8: what `coverage.examine` found.
+    views (B, 8) uint8 and along (B, 8) uint32: what `coverage.examine` found.
     """
 
     def __init__(self, center, half, voxel: float, scale: float, table: np.ndarray, sky: np.ndarray | None = None):
@@ -48,7 +48,7 @@ class Grid:
         self.occupied = np.ones(count * VOXELS, np.uint8)
         self.visible = np.zeros(count * VOXELS, np.float32)
         self.views = np.zeros((count, PARTS), np.uint8)
-        self.toward = np.zeros((count, PARTS, 3), np.int8)
+        self.along = np.zeros((count, PARTS), np.uint32)
         self.positions = block_positions(table)
         self.neighbours = _neighbours(table, self.positions)
         self.coarse = _coarse(table)

@@ -26,7 +26,7 @@ STEPS = Steps(STRIDE, floor=1e-3, stop=1e-2)
 COVERED_OPACITY, COVERED_SPREAD = 0.7, 0.05
 """A pixel is covered where the ray is this opaque, its surface this well placed (relative to the distance), and `seen`."""
 
-VERSION = 2
+VERSION = 3
 """To be raised with every change of the kernels' constants: the same numbers would render another picture."""
 
 
@@ -118,7 +118,7 @@ class GridField:
         kept = _used_voxels(grid)
         tensors = {
             "positions": grid.positions[1:].astype(np.int16), "kept": np.packbits(kept),
-            "density": grid.density[kept].astype(np.float16), "views": grid.views, "toward": grid.toward, "sky": grid.sky,
+            "density": grid.density[kept].astype(np.float16), "views": grid.views, "along": grid.along, "sky": grid.sky,
             **_quantized(grid.features[kept]), **self.shader,
         }  # fmt: skip
         write_atomically(
@@ -157,7 +157,7 @@ class GridField:
             kept = np.unpackbits(tensors["kept"], count=len(grid) * VOXELS).astype(bool)
             grid.density[kept] = tensors["density"]
             grid.features[kept] = tensors["features"] * tensors["feature_step"] + tensors["feature_low"]
-            grid.views, grid.toward = tensors["views"], tensors["toward"]
+            grid.views, grid.along = tensors["views"], tensors["along"]
             grid.occupy(1e-3)
             shader = {name: tensor for name, tensor in tensors.items() if name.startswith("shader.")}
             return GridField(grid, shader, info.near)

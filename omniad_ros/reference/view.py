@@ -23,12 +23,15 @@ class TrustOptions:
 
     coverage_gap, support_gap: pixels at working size up to which a gap does not count in what is covered, and in what
     photographs bear out (along silhouettes a depth belongs to neither side, though the survey saw both); least_support:
-    photographs that must agree, for a single one may agree with a floater by chance. The gaps were measured (docs/detection.md).
+    photographs that must agree, for a single one may agree with a floater by chance; most_false_alarm: logits, of
+    `ReferenceView.false_alarm_logits`, from which the photographs contradict each other so much that nothing is known of the place.
+    The gaps and the last were measured (docs/detection.md).
     """
 
     coverage_gap: int = 15
     support_gap: int = 9
     least_support: int = 2
+    most_false_alarm: float = 5.0
 
 
 TRUST = TrustOptions()
@@ -53,11 +56,17 @@ class ReferenceView:
 
     @property
     def covered(self) -> np.ndarray:
-        """bool (h, w): where the survey saw the place: the depth is known, or unknown in a small gap only.
+        """bool (h, w): where the survey saw the place, so that it can be believed what it looked like: the depth is known and, where
+        the view was redrawn, a photograph shows it and the photographs do not contradict each other; but for small gaps.
 
         What stands in front of a silhouette, where the depth is unknown, would otherwise be cut in pieces.
         """
-        return _without_gaps(np.isfinite(self.depth), TRUST.coverage_gap)
+        known = np.isfinite(self.depth)
+        if self.support is not None:
+            known &= self.support > 0
+        if self.false_alarm is not None:
+            known &= self.false_alarm_logits < TRUST.most_false_alarm
+        return _without_gaps(known, TRUST.coverage_gap)
 
     @property
     def doubtful(self) -> np.ndarray:

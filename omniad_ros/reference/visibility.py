@@ -32,6 +32,20 @@ class Tolerance(NamedTuple):
     along_ray: bool = False
 
 
+def _sides() -> np.ndarray:
+    """The corners of an icosahedron and of its dual: no direction is farther than 23 degrees from one of them."""
+    golden, signs = (1 + math.sqrt(5)) / 2, (-1, 1)
+    corners = [(x, y, z) for x in signs for y in signs for z in signs]
+    for x, y in ((1, golden), (golden, 1 / golden)):
+        corners += [np.roll((0, a * x, b * y), turn) for a in signs for b in signs for turn in range(3)]
+    corners = np.array(corners)
+    return (corners / np.linalg.norm(corners, axis=1, keepdims=True)).astype(np.float32)
+
+
+SIDES = _sides()
+"""(32, 3) unit directions, evenly over the sphere, by which it is noted along what a point was seen."""
+
+
 @dataclass(frozen=True)
 class VisibilityOptions:
     """What is one surface, for each purpose.
@@ -69,11 +83,11 @@ class DepthViews(NamedTuple):
 def count_views(
     points: np.ndarray, views: DepthViews, tolerance: Tolerance
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each point (P, 3) float64: how many views see it and how many see past it, int32 (P,), and the sum of the unit
-    directions in which it is seen (P, 3)."""
-    seen, past, toward = np.zeros(len(points), np.int32), np.zeros(len(points), np.int32), np.zeros((len(points), 3))
-    _count_views(points, views, tolerance, seen, past, toward)
-    return seen, past, toward
+    """For each point (P, 3) float64: how many views see it and how many see past it, int32 (P,), and along which of the `SIDES` it is
+    seen, each direction noted as the nearest of them: a bit each, uint32 (P,)."""
+    seen, past, along = (np.zeros(len(points), kind) for kind in (np.int32, np.int32, np.uint32))
+    _count_views(points, views, tolerance, SIDES, seen, past, along)
+    return seen, past, along
 
 
 @inlined_with_nan
@@ -104,7 +118,7 @@ def sees(depths, u, v, distance, tolerance):
 
 
 @compiled_with_nan
-def _count_views(points, views, tolerance, seen, past, toward):
+def _count_views(points, views, tolerance, sides, seen, past, along):
     for p in range(points.shape[0]):
         for n in range(views.positions.shape[0]):
             dx, dy, dz = (
@@ -124,6 +138,9 @@ def _count_views(points, views, tolerance, seen, past, toward):
                 past[p] += 1
             elif found == SURFACE:
                 seen[p] += 1
-                toward[p, 0] += dx / length
-                toward[p, 1] += dy / length
-                toward[p, 2] += dz / length
+                best, nearest = -np.inf, 0
+                for k in range(sides.shape[0]):
+                    cosine = dx * sides[k, 0] + dy * sides[k, 1] + dz * sides[k, 2]
+                    if cosine > best:
+                        best, nearest = cosine, k
+                along[p] |= np.uint32(1) << np.uint32(nearest)
