@@ -19,6 +19,7 @@ setup(
     package_data={
         f"{NAME}.detection": ["weights/*.safetensors"],
         f"{NAME}.report": ["*.html"],
+        f"{NAME}.ros": ["*.xml"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),

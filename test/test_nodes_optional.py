@@ -1,6 +1,8 @@
 """What only a ROS distribution has, cv_bridge, tf2_ros and vision_msgs, by stand-ins with their names and fields."""
 
 import importlib
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ from std_msgs.msg import Header
 from omniad_ros.core.geometry import Pose
 from omniad_ros.patrol.tracks import Track
 from omniad_ros.recordings.source import SECOND
-from omniad_ros.ros import counterparts, markers, messages, processes, transforms
+from omniad_ros.ros import counterparts, markers, messages, processes, shared_memory, transforms
 from omniad_ros.ros.inspector_parameters import InspectorParameters
 from omniad_ros.ros.live import LiveFrames
 from omniad_ros.ros.participant import Participant
@@ -184,3 +186,25 @@ def track(number: int, **fields) -> Track:
 
     missing = {f.name: None for f in fields_of(Track) if f.name not in fields and f.name != "id"}
     return Track(id=number, **{**missing, **fields})
+
+
+def test_pictures_have_room_in_shared_memory_unless_somebody_chose_otherwise(monkeypatch, tmp_path):
+    for name in (*shared_memory.FILES, "FASTDDS_BUILTIN_TRANSPORTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+    shared_memory.make_room()
+    assert not any(name in os.environ for name in shared_memory.FILES)
+    monkeypatch.delenv("FASTDDS_BUILTIN_TRANSPORTS")
+    for name in shared_memory.FILES:
+        monkeypatch.setenv(name, "")
+    shared_memory.make_room()
+    assert {os.environ[name] for name in shared_memory.FILES} == {str(shared_memory.PROFILE)}
+    started = tmp_path / "started.py"
+    started.write_text(
+        "import rclpy; rclpy.init(); node = rclpy.create_node('room')\n"
+        "mapped = [line.split() for line in open('/proc/self/maps') if '/dev/shm/fast' in line]\n"
+        "sizes = [int(line[0].split('-')[1], 16) - int(line[0].split('-')[0], 16) for line in mapped]\n"
+        "print(max(sizes))\n"
+    )
+    result = subprocess.run([sys.executable, started], capture_output=True, text=True, timeout=60)
+    assert int(result.stdout) > 32e6, result

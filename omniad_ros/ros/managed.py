@@ -27,6 +27,7 @@ from rclpy.signals import SignalHandlerOptions
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.ros import messages
 from omniad_ros.ros.parameters import declare
+from omniad_ros.ros.shared_memory import make_room
 
 NAMESPACE = "/omniad"
 OK, WARN, ERROR, STALE = range(4)
@@ -227,6 +228,7 @@ def main(make: Callable[[], Node]) -> int:
     """Run a node until SIGINT, SIGTERM, or until it sets its attribute ``finished``; returns the exit status."""
     faulthandler.enable()
     node = None
+    make_room()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         executor = SingleThreadedExecutor()
