@@ -197,8 +197,13 @@ def test_pictures_have_room_in_shared_memory_unless_somebody_chose_otherwise(mon
     monkeypatch.delenv("FASTDDS_BUILTIN_TRANSPORTS")
     for name in shared_memory.FILES:
         monkeypatch.setenv(name, "")
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
     shared_memory.make_room()
-    assert {os.environ[name] for name in shared_memory.FILES} == {str(shared_memory.PROFILE)}
+    assert [os.environ[name] for name in shared_memory.FILES] == ["", str(shared_memory.PROFILE)]
+    monkeypatch.delenv("ROS_DISTRO")
+    monkeypatch.setenv(shared_memory.FILES[1], "")
+    shared_memory.make_room()
+    assert [os.environ[name] for name in shared_memory.FILES] == [str(shared_memory.PROFILE), ""]
     started = tmp_path / "started.py"
     started.write_text(
         "import rclpy; rclpy.init(); node = rclpy.create_node('room')\n"
