@@ -197,8 +197,7 @@ def normal_views(site: Site, novel_views: int, seed: int, progress: Progress = q
     for done, pose in enumerate(poses, len(taken)):
         progress(done / total, "rendering novel views of the normal site")
         novel.append(radiance.render(camera, pose).image)
-    closest = site.detail_camera(images.camera)
-    return NormalViews(trained, heldout, novel, camera, closest and FullSize(images, closest))
+    return NormalViews(trained, heldout, novel, camera, FullSize.of_site(site))
 
 
 def adapt_site(site: Site, poses: list[Pose], progress: Progress = quiet) -> dict:

@@ -292,7 +292,7 @@ def surface_normals(depth: np.ndarray, camera: Camera) -> np.ndarray:
     known = np.isfinite(depth)
     filled = np.where(known, depth, 0).astype(np.float32)
     smooth = cv2.GaussianBlur(cv2.medianBlur(filled, 5), (0, 0), 1.0)
-    points = smooth[..., None] * camera.directions().reshape(*depth.shape, 3).astype(np.float32)
+    points = smooth[..., None] * camera.directions().astype(np.float32)
     dx, dy = (cv2.Sobel(points, cv2.CV_32F, x, y) for x, y in ((1, 0), (0, 1)))
     normals = np.cross(dy, dx)
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-9

@@ -148,18 +148,13 @@ def _weighted(
     scores: Scores, planted: list[ScoredView], rng: np.random.Generator, options: CalibrationOptions = CALIBRATION
 ) -> tuple[Scores, float]:
     """The scores with the weights that best tell planted pixels from normal ones, and the constant that makes them log-odds."""
-    features, labels = [], []
-    for view in planted:
+
+    def columns(view: ScoredView) -> list[np.ndarray]:
         raw = view.raw
-        for label in (True, False):
-            drawn = rng.permutation(np.flatnonzero(view.pixels(label)))[: options.pixels_drawn]
-            logits, doubtful = raw.logits.ravel()[drawn], raw.doubtful.ravel()[drawn]
-            standardized = scores.bounded(raw.distances.ravel()[drawn])
-            false_alarm = raw.false_alarm.ravel()[drawn]
-            columns = [logits * ~doubtful, standardized, logits * doubtful, -1.0 * doubtful, -false_alarm]
-            features.append(np.stack(columns, axis=1))
-            labels.append(np.full(len(drawn), label))
-    weights, constant = logistic_weights(np.concatenate(features), np.concatenate(labels), options.ridge)
+        known = raw.logits * ~raw.doubtful
+        return [known, scores.bounded(raw.distances), raw.logits * raw.doubtful, -1.0 * raw.doubtful, -raw.false_alarm]
+
+    weights, constant = logistic_weights(*_drawn(planted, columns, rng, options), options.ridge)
     comparison, distillation, comparison_in_doubt, doubt, false_alarm = weights.tolist()
     weighted = msgspec.structs.replace(
         scores,
@@ -180,19 +175,35 @@ def _detail_weighted(
     options: CalibrationOptions = CALIBRATION,
 ) -> DetailScores:
     """How the second look counts beside the first, whose ``constant`` `_weighted` gave; its calibration is yet that of the first."""
-    features, labels = [], []
-    for view in planted:
-        first = resized(scores.first_look(view.raw).astype(np.float32), *view.raw.close.shape[1::-1])
-        looked = ~np.isnan(view.raw.close)
-        for label in (True, False):
-            drawn = rng.permutation(np.flatnonzero(view.pixels(label) & looked))[: options.pixels_drawn]
-            features.append(np.stack([first.ravel()[drawn], view.raw.close.ravel()[drawn]], axis=1))
-            labels.append(np.full(len(drawn), label))
-    labels = np.concatenate(labels)
+
+    def columns(view: ScoredView) -> list[np.ndarray]:
+        close = view.raw.close
+        return [resized(scores.first_look(view.raw).astype(np.float32), *close.shape[1::-1]), close]
+
+    features, labels = _drawn(planted, columns, rng, options)
     if labels.all() or not labels.any():  # no photograph bears any reference out: the second look says nothing
         return DetailScores(1.0, 0.0, 0.0, scores.fused)
-    (first, close), own = logistic_weights(np.concatenate(features), labels, options.ridge)
+    (first, close), own = logistic_weights(features, labels, options.ridge)
     return DetailScores(max(float(first), 0.0), max(float(close), 0.0), own - constant, scores.fused)
+
+
+def _drawn(
+    planted: list[ScoredView],
+    columns: Callable[[ScoredView], list[np.ndarray]],
+    rng: np.random.Generator,
+    options: CalibrationOptions,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, D) and labels (N,) of planted and normal pixels at random, as many of each view and class: the values of a view's
+    D ``columns`` (H, W), but where one of them is NaN."""
+    features, labels = [], []
+    for view in planted:
+        values = np.stack(columns(view), axis=-1)
+        known = ~np.isnan(values).any(-1)
+        for label in (True, False):
+            drawn = rng.permutation(np.flatnonzero(view.pixels(label) & known))[: options.pixels_drawn]
+            features.append(values.reshape(-1, values.shape[-1])[drawn])
+            labels.append(np.full(len(drawn), label))
+    return np.concatenate(features), np.concatenate(labels)
 
 
 def logistic_weights(features: np.ndarray, labels: np.ndarray, ridge: float) -> tuple[np.ndarray, float]:

@@ -17,8 +17,9 @@ from omniad_ros.reference.view import ReferenceView
 class NormalView:
     """A normal image, uint8 RGB (H, W, 3), beside its reference view of the same field of view; pose: ``map_from_camera``,
     needed where the reference is to be redrawn from the survey's photographs; source: which of the site's mapped images it is, -1
-    where that is not known; close: the image at the size of a second look, where the reference has a detail; normals: (H, W, 3) float16 of its surfaces in the camera's frame, of the size of ``close`` or else of
-    ``image``, 0 where they are not known, None where nobody has asked for them."""
+    where that is not known; close: the image at the size of a second look, where the reference has a detail; normals: (H, W, 3)
+    float16 of its surfaces in the camera's frame, of the size of ``close`` or else of ``image``, 0 where they are not known, None
+    where nobody has asked for them."""
 
     image: np.ndarray
     reference: ReferenceView

@@ -73,11 +73,12 @@ def bench(
     steps = [*range(options.warmup), *range(options.warmup + len(timed), len(indices))]
     for step in steps:
         progress(step / len(indices), "inspecting survey images")
-        inspection = inspector.inspect(mapped.image(indices[step]), mapped.camera, priors[step], stamp=float(step))
+        image = mapped.image(indices[step])
+        inspection = inspector.inspect(image, mapped.camera, priors[step], stamp=float(step))
         if step < options.warmup:
             continue
         timed.localized += inspection.localization.pose is not None
-        looked_once = _first_look(inspector, mapped.image(indices[step]), inspection)
+        looked_once = _first_look(inspector, image, inspection)
         ms = {**inspection.ms, SECOND_LOOK: max(0.0, inspection.ms["detect"] - looked_once)}
         for stage in STAGES:
             timed.ms[stage].append(ms[stage])

@@ -112,8 +112,10 @@ def evaluate_dataset(
             with contextlib.suppress(OSError):
                 out.rmdir()
         raise
-    looks = {"detail_side": options.detail_side, "whole_frame": options.whole_frame}
-    inspector = Inspector(site, options=InspectionOptions(evidence=False, tracking=False, **looks))
+    inspection = InspectionOptions(
+        evidence=False, tracking=False, detail_side=options.detail_side, whole_frame=options.whole_frame
+    )
+    inspector = Inspector(site, options=inspection)
     frames = TestFrames(dataset, site.mapped.camera, source)
     if options.adapt:
         _adapt(site, inspector, frames, out / "adapted", part(progress, 0.0, 0.5))

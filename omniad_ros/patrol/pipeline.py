@@ -15,7 +15,7 @@ import numpy as np
 
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.core.images import heat_colors, resized, resized_map
-from omniad_ros.detection import ComparedFrame, Detection, Detector, find_regions
+from omniad_ros.detection import ComparedFrame, Detection, Detector, DetectorOptions, find_regions
 from omniad_ros.detection.matching import blur_extent
 from omniad_ros.mapping import Localization, Localizer
 from omniad_ros.patrol.evidence import EvidenceVolume
@@ -180,7 +180,7 @@ class Inspector:
             if self.evidence is not None and not alone:
                 heatmap = self._weighed(heatmap, threshold, reference, small_camera, pose)
             compared = ComparedFrame(looked, reference.in_detail() if twice else reference, seen_by, pose)
-            least = self._least_area(heatmap, twice, options)
+            least = self._judging(options).smallest_area(*heatmap.shape, twice)
             found = find_regions(heatmap, compared, threshold=threshold, smallest=least / heatmap.size)
             detections = [d for d in found if d.size is None or d.size.max() >= options.smallest_extent]
         lap("detect")
@@ -225,18 +225,16 @@ class Inspector:
         """What is to be said of a frame, here at working size, that is too blurred for the smallest things of a second look, which
         is so many times ``larger``; empty where it is sharp enough."""
         blur = larger * blur_extent(frame, reference)
-        if blur <= SHARP_ENOUGH * (options.smallest_thing or self.detector.options.smallest_thing):
+        if blur <= SHARP_ENOUGH * self._judging(options).smallest_thing:
             return ""
         return (
             f"blurred over about {blur:.0f} pixels: things of less than {blur / SHARP_ENOUGH:.0f} pixels may be missed"
         )
 
-    def _least_area(self, heatmap: np.ndarray, twice: bool, options: InspectionOptions) -> float:
-        """Pixels of the heatmap under which a region is left out."""
-        chosen = self.detector.options
-        if options.smallest_thing is not None:
-            chosen = replace(chosen, smallest_thing=options.smallest_thing)
-        return chosen.smallest_area(*heatmap.shape, twice)
+    def _judging(self, options: InspectionOptions) -> DetectorOptions:
+        """The detector's options, but for what a frame's say otherwise."""
+        own, smallest = self.detector.options, options.smallest_thing
+        return own if smallest is None else replace(own, smallest_thing=smallest)
 
     def _lost(
         self, image: np.ndarray, pose: Pose | None, localization: Localization, ms: dict[str, float]

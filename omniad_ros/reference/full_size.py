@@ -9,7 +9,7 @@ import numpy as np
 
 from omniad_ros.core.geometry import Camera
 from omniad_ros.core.images import resized
-from omniad_ros.site import PosedImages
+from omniad_ros.site import PosedImages, Site
 
 MOST_BYTES = 256_000_000
 """Of decoded photographs in memory: 80 of 1280x800, more than a robot's surroundings need."""
@@ -22,6 +22,13 @@ class FullSize:
         self.mapped, self.camera = mapped, camera
         self._images: OrderedDict[int, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
+
+    @staticmethod
+    def of_site(site: Site) -> FullSize | None:
+        """A mapped site's photographs at the size of its second look; None where they are hardly larger than the working size."""
+        mapped = site.mapped
+        camera = site.detail_camera(mapped.camera)
+        return camera and FullSize(mapped, camera)
 
     def image(self, index: int) -> np.ndarray:
         """uint8 RGB (H, W, 3). Raises OmniadError where the file cannot be read."""

@@ -112,8 +112,8 @@ class Photographs:
             self.poses[:, :, :3] - pose.rotation
         ).sum((1, 2))
         far = np.sort(np.argsort(gap)[nearest + int(gap.min() < 1e-4) :])
-        arrays = (getattr(self, name)[far] for name in ("images", "depths", "poses"))
-        return Photographs(*arrays, self.camera, self.false_alarms[far], self.sources[far])
+        names = ("images", "depths", "poses", "false_alarms", "sources")
+        return replace(self, **{name: getattr(self, name)[far] for name in names})
 
     def redraw(
         self,
@@ -140,8 +140,7 @@ class Photographs:
         draw(sums, image)
         close = None
         if detail is not None and full_size is not None and (self.sources[drawn] >= 0).all():
-            close = resized(rendering.image, detail.width, detail.height)
-            close = np.ascontiguousarray(close) if close is not rendering.image else close.copy()
+            close = np.array(resized(rendering.image, detail.width, detail.height), order="C")
             near = Sight(finer_depth(sight.depth, detail), _rays(detail, pose))
             draw(self._blended(close, near, drawn, pose, full_size), close)
         return ReferenceView(image, sight.depth, sums.count, sums.false_alarm, close)

@@ -40,9 +40,7 @@ class ReferenceRenderer:
         field = load_field(site.radiance_dir)
         if not path.is_file():
             return ReferenceRenderer(field, None)
-        mapped = site.mapped
-        closest = site.detail_camera(mapped.camera)
-        return ReferenceRenderer(field, Photographs.load(path), closest and FullSize(mapped, closest))
+        return ReferenceRenderer(field, Photographs.load(path), FullSize.of_site(site))
 
     def render(self, camera: Camera, pose: Pose, detail: Camera | None = None) -> ReferenceView:
         """What the place should look like to ``camera`` (without distortion) at ``pose``, at the camera's size; and, where the

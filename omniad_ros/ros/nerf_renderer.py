@@ -22,7 +22,7 @@ from omniad_ros.ros.inspector_parameters import SMALLEST
 from omniad_ros.ros.managed import OK, OUTPUT, WARN, Health, ManagedNode
 from omniad_ros.ros.managed import main as run_node
 from omniad_ros.ros.parameters import parameter
-from omniad_ros.ros.reference import ANSWERS_ON, REFERENCE, reference_digest, reference_topics
+from omniad_ros.ros.reference import ANSWERS_ON, DETAIL, REFERENCE, reference_digest, reference_topics
 from omniad_ros.ros.subscriptions import CameraSubscription
 from omniad_ros.ros.worker import NewestFirst
 from omniad_ros.site import DETAIL_SIDE, MAP_FRAME, Site
@@ -134,7 +134,7 @@ class NerfRenderer(ManagedNode):
         stamp, camera, pose = request
         started = time.perf_counter()
         side = self.values.detail_side
-        wanted = side and "detail" in self.outputs and self.outputs["detail"].get_subscription_count()
+        wanted = side and DETAIL in self.outputs and self.outputs[DETAIL].get_subscription_count()
         detail = self.site.detail_camera(camera, side) if wanted else None
         view = self.renderer.render(self.site.working_camera(camera, self.values.longest_side), pose, detail)
         self.milliseconds = 1e3 * (time.perf_counter() - started)

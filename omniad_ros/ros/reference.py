@@ -53,11 +53,9 @@ class ReferenceClient:
         self.node, self.timeout = node, timeout
         self.foreign = False
         """The renderer that answers has another site's field or photographs."""
-        topics = reference_topics(site)
-        self._digest, self._topics = (
-            reference_digest(site),
-            {p: t for p, t in topics.items() if detailed or p != DETAIL},
-        )
+        self._digest, self._topics = reference_digest(site), reference_topics(site)
+        if not detailed:
+            self._topics.pop(DETAIL, None)
         self.stamp = 0
         """Nanoseconds; the stamp of the next request."""
         self.answered = self.unanswered = 0
