@@ -5,9 +5,22 @@ from glob import glob
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.develop import develop
 
 NAME = "omniad_ros"
 VERSION = re.search(r'__version__ = "(.+?)"', Path(NAME, "__init__.py").read_text()).group(1)
+
+
+class Develop(develop):
+    """`colcon build --symlink-install`: its scripts, too, name the interpreter of setup.cfg's [build_scripts]."""
+
+    def install_wrapper_scripts(self, dist) -> None:
+        from setuptools.command.easy_install import ScriptWriter
+
+        executable = self.get_finalized_command("build_scripts").executable
+        for arguments in ScriptWriter.best().get_args(dist, f"#!{executable}\n"):
+            self.write_script(*arguments)
+
 
 setup(
     name=NAME,
@@ -26,11 +39,14 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", glob("launch/*.launch.py")),
         (f"share/{NAME}/config", glob("config/*")),
+        (f"share/{NAME}/hook", glob("hook/*")),
     ],
     extras_require={
-        "viewer": ["rerun-sdk>=0.23", "pyarrow<22"]
-    },  # newer pyarrow needs numpy 2, which ROS's messages do not bear
+        "viewer": ["rerun-sdk>=0.23", "pyarrow<22"],  # newer pyarrow needs numpy 2, which ROS's messages do not bear
+        "test": ["pytest", "pytest-timeout"],
+    },
     zip_safe=False,
+    cmdclass={"develop": Develop},
     entry_points={
         "console_scripts": [
             "omniad = omniad_ros.cli:main",

@@ -7,6 +7,8 @@ from scipy.spatial.transform import Rotation
 
 from omniad_ros.core.geometry import Camera, Pose, Rectifier, similarity
 
+pytestmark = pytest.mark.quick
+
 
 def random_pose(seed: int) -> Pose:
     generator = np.random.default_rng(seed)

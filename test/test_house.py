@@ -8,6 +8,8 @@ import pytest
 
 import omniad_ros
 
+pytestmark = pytest.mark.quick
+
 ROOT = Path(omniad_ros.__file__).parent
 FLOORS = (
     ("core", "renamed"), ("site",), ("recordings", "mapping", "reference", "detection"), ("building", "patrol"),

@@ -23,6 +23,7 @@ def displays():
     return yaml.safe_load((ROOT / "config" / "inspect.rviz").read_text())["Visualization Manager"]["Displays"]
 
 
+@pytest.mark.quick
 def test_rviz_shows_topics_that_the_nodes_publish_with_their_types_and_qos(displays):
     pytest.importorskip("rclpy")
     from nodes_robot import OUTPUTS
@@ -47,6 +48,7 @@ def test_rviz_shows_topics_that_the_nodes_publish_with_their_types_and_qos(displ
     } <= shown
 
 
+@pytest.mark.quick
 def test_the_parameter_file_holds_each_parameter_with_its_default():
     pytest.importorskip("rclpy")
     from omniad_ros.ros.inspector_parameters import InspectorParameters
@@ -81,6 +83,7 @@ def test_the_robots_camera_is_told_to_the_inspector_as_it_sits():
     assert metres < 1e-6 and degrees < 1e-4
 
 
+@pytest.mark.quick
 def test_package_xml_and_setup_agree():
     package = (ROOT / "package.xml").read_text()
     version = re.search(r'__version__ = "(.+?)"', (ROOT / "omniad_ros" / "__init__.py").read_text()).group(1)

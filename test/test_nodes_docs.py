@@ -14,6 +14,8 @@ from omniad_ros.ros.inspector_parameters import InspectorParameters
 from omniad_ros.ros.nerf_renderer import RendererParameters
 from omniad_ros.ros.sim_robot import RobotParameters
 
+pytestmark = pytest.mark.quick
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "nodes.md"
 
