@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import pycolmap
 
 from omniad_ros.core.feedback import OmniadError
+from omniad_ros.mapping.backend import ABSENT
 from omniad_ros.mapping.features import Features, unit
 
 
@@ -33,6 +33,10 @@ class AlikedSource:
 
     def __init__(self, options: AlikedOptions):
         self.options = options
+        try:
+            import pycolmap
+        except ModuleNotFoundError:
+            raise OmniadError(f"ALIKED needs pycolmap, {ABSENT}") from None
         extraction = pycolmap.FeatureExtractionOptions(getattr(pycolmap.FeatureExtractorType, options.model))
         try:
             self._extractor = pycolmap.FeatureExtractor.create(extraction, pycolmap.Device.auto)
@@ -45,6 +49,8 @@ class AlikedSource:
     def extract(self, image: np.ndarray) -> Features:
         height, width = image.shape[:2]
         keypoints, descriptors = self._extractor.extract_from_uint8_array(np.ascontiguousarray(image))
+        import pycolmap
+
         keypoints = pycolmap.keypoints_to_matrix(keypoints)[:, :2].astype(np.float32)
         return Features(
             keypoints, unit(descriptors.to_float().data), np.ones(len(keypoints), np.float32), (width, height)

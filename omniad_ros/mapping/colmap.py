@@ -15,7 +15,7 @@ import pycolmap
 
 from omniad_ros.core.feedback import Progress
 from omniad_ros.core.geometry import Camera, Pose
-from omniad_ros.mapping.features import Features, FeatureSource, is_sift, quantised
+from omniad_ros.mapping.features import Features, FeatureSource, Tolerances, is_sift, quantised
 
 SEED = 1
 PAIRS_A_STEP = 500  # so that progress is seen during long matching
@@ -26,23 +26,6 @@ pycolmap.logging.minloglevel = 2  # what matters is raised or reported
 def threads() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-@dataclass(frozen=True)
-class Tolerances:
-    """Pixels that keypoints may be off, for images of one size: the larger the image, the coarser its keypoints.
-
-    exact: poses whose epipolar lines typically pass so close are as good as the keypoints can tell.
-    """
-
-    match: float
-    reprojection: float
-    exact: float
-
-    @staticmethod
-    def for_size(width: int, height: int) -> Tolerances:
-        scale = max(1.0, max(width, height) / 640)
-        return Tolerances(match=2.5 * scale, reprojection=3.0 * scale, exact=0.5 * scale)
 
 
 @dataclass(frozen=True)

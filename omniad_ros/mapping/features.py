@@ -47,6 +47,23 @@ class Features:
         return len(self.keypoints)
 
 
+@dataclass(frozen=True)
+class Tolerances:
+    """Pixels that keypoints may be off, for images of one size: the larger the image, the coarser its keypoints.
+
+    exact: poses whose epipolar lines typically pass so close are as good as the keypoints can tell.
+    """
+
+    match: float
+    reprojection: float
+    exact: float
+
+    @staticmethod
+    def for_size(width: int, height: int) -> Tolerances:
+        scale = max(1.0, max(width, height) / 640)
+        return Tolerances(match=2.5 * scale, reprojection=3.0 * scale, exact=0.5 * scale)
+
+
 class FeatureSource(Protocol):
     """A kind of features: all that the map and the localizer need to know of it.
 

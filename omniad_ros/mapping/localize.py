@@ -16,8 +16,7 @@ from scipy.spatial import cKDTree
 
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.mapping import absolute_pose
-from omniad_ros.mapping.colmap import Tolerances
-from omniad_ros.mapping.features import Features
+from omniad_ros.mapping.features import Features, Tolerances
 from omniad_ros.mapping.stored_map import StoredMap
 from omniad_ros.site import SparsePoints
 

@@ -1,4 +1,4 @@
-"""SIFT by pycolmap as a feature source: the one that is always there, and needs no GPU."""
+"""SIFT as a feature source: the one that is always there, and needs no GPU."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import cv2
 import numpy as np
-import pycolmap
 
+from omniad_ros.mapping.backend import backend
 from omniad_ros.mapping.features import Features, unit
 
 
@@ -28,7 +28,7 @@ class SiftOptions:
 
 @dataclass(frozen=True)
 class SiftSource:
-    """SIFT (Lowe, 2004) by pycolmap on the CPU, described as RootSIFT (Arandjelović and Zisserman, 2012)."""
+    """SIFT (Lowe, 2004) on the CPU, described as RootSIFT (Arandjelović and Zisserman, 2012)."""
 
     options: SiftOptions = field(default_factory=SiftOptions)
     pairwise: ClassVar[bool] = False
@@ -40,17 +40,12 @@ class SiftSource:
         scale = min(1.0, self.options.max_side / max(height, width))
         if scale < 1.0:
             grey = cv2.resize(grey, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
-        options = pycolmap.FeatureExtractionOptions(num_threads=1, use_gpu=False)
-        options.sift.max_num_features = self.options.max_features
-        options.sift.peak_threshold = self.options.peak_threshold
-        options.sift.first_octave = -1 if max(grey.shape) < 0.75 * self.options.working_side else 0
-        extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
-        keypoints, descriptors = extractor.extract_from_uint8_array(np.ascontiguousarray(grey))
-        keypoints = pycolmap.keypoints_to_matrix(keypoints)
+        enlarged = max(grey.shape) < 0.75 * self.options.working_side
+        keypoints, descriptors = backend.sift(grey, self.options.max_features, self.options.peak_threshold, enlarged)
         x_scale, y_scale = width / grey.shape[1], height / grey.shape[0]
         return Features(
-            keypoints[:, :2] * np.float32([x_scale, y_scale]),
-            unit(descriptors.data.astype(np.float32)),
+            keypoints * np.float32([x_scale, y_scale]),
+            unit(descriptors),
             np.ones(len(keypoints), np.float32),
             (width, height),
         )

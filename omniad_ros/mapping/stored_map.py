@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 from scipy.spatial import cKDTree
 
-from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Pose
-from omniad_ros.mapping import colmap
 from omniad_ros.mapping.features import (
     FEATURES,
     LOOKS,
@@ -21,6 +18,7 @@ from omniad_ros.mapping.features import (
     read_description,
     unit,
 )
+from omniad_ros.mapping.model import read_model
 from omniad_ros.mapping.pairs import pose_embedding
 from omniad_ros.mapping.retrieval import nearest_images, vlad
 from omniad_ros.mapping.sources import open_source
@@ -40,15 +38,11 @@ class StoredMap:
     """
 
     def __init__(self, directory: Path):
-        try:
-            model = pycolmap.Reconstruction(directory / MODEL)
-        except Exception as error:  # pycolmap raises its own kinds for what is missing or damaged
-            raise OmniadError(f"the map in {directory} cannot be read ({error}); build the site again") from error
-        ids = sorted(model.reg_image_ids())
-        points = read_points(directory / "points.safetensors", len(ids))
-        self.features = StoredFeatures(directory / FEATURES, [model.images[i].name for i in ids])
-        self.poses = [colmap.pose_of(model.images[i]) for i in ids]
-        number = {point_id: n for n, point_id in enumerate(sorted(model.points3D))}
+        images = read_model(directory / MODEL)
+        points = read_points(directory / "points.safetensors", len(images))
+        self.features = StoredFeatures(directory / FEATURES, [entry.name for entry in images])
+        self.poses = [entry.pose for entry in images]
+        number = np.unique(np.concatenate([entry.point for entry in images]))
         image, point, pixel, keypoint, descriptors, looks = [], [], [], [], [], []
         with open_features(directory / FEATURES) as features, open_features(directory / LOOKS) as global_features:
             self.source = open_source(read_description(features))
@@ -57,23 +51,18 @@ class StoredMap:
                 if "vocabulary" in global_features.attrs
                 else None
             )
-            for index, image_id in enumerate(ids):
-                entry = model.images[image_id]
-                seen, observed = (
-                    np.array(entry.get_observation_point2D_idxs(), dtype=int),
-                    entry.get_observation_points2D(),
-                )
-                image.append(np.full(len(seen), index, np.int32))
-                point.append(np.array([number[p.point3D_id] for p in observed], np.int32))
-                pixel.append(np.array([p.xy for p in observed], np.float32).reshape(-1, 2))
-                keypoint.append(seen)
-                descriptors.append(features[entry.name]["descriptors"][()].T[seen])
+            for index, entry in enumerate(images):
+                image.append(np.full(len(entry.point), index, np.int32))
+                point.append(np.searchsorted(number, entry.point).astype(np.int32))
+                pixel.append(entry.pixel)
+                keypoint.append(entry.keypoint)
+                descriptors.append(features[entry.name]["descriptors"][()].T[entry.keypoint])
                 looks.append(global_features[entry.name]["global_descriptor"][()])
         self.points = SparsePoints(points.xyz, points.rgb, *(np.concatenate(x) for x in (image, point, pixel)))
         self.xyz = points.xyz.astype(np.float64)
         self._keypoint, self._descriptors = np.concatenate(keypoint), np.concatenate(descriptors)
         self._looks = np.stack(looks).astype(np.float32)
-        self._first = np.searchsorted(self.points.image, np.arange(len(ids) + 1))
+        self._first = np.searchsorted(self.points.image, np.arange(len(images) + 1))
         depths = [
             (self.xyz[self.points.point[self._rows(i)]] - p.translation) @ p.rotation[:, 2]
             for i, p in enumerate(self.poses)
