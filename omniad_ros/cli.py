@@ -17,9 +17,8 @@ import warnings
 
 from omniad_ros import __version__
 from omniad_ros.commands.terminal import show_notes
-from omniad_ros.core.command_line import OptionError, parse
+from omniad_ros.core.children import check_present_folder, forget_present_folder
 from omniad_ros.core.feedback import OmniadError, printable
-from omniad_ros.core.files import is_full_disk
 
 COMMANDS = {
     "demo": "run the whole chain on a simulated robot: survey, build, patrol, report",
@@ -41,13 +40,19 @@ MEMORY_WORDS = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status. Raises SystemExit after a help text and for wrong options."""
+    forget_present_folder()
     words = sys.argv[1:] if arguments is None else list(arguments)
     name = _command(words)
+    if name == "run":
+        from omniad_ros.ros.start import leave_when_asked
+
+        leave_when_asked()
     module = importlib.import_module(f"omniad_ros.commands.{name}")
     options = _options(module, name, words[1:])
     _quieten()
     show_notes()
     try:
+        check_present_folder()
         module.run(options)
         return 0
     except KeyboardInterrupt:
@@ -80,6 +85,8 @@ def _command(words: list[str]) -> str:
 
 def _options(module, name: str, words: list[str]):
     """The subcommand's options; the words that are none of them go to nerfstudio, where a field is trained."""
+    from omniad_ros.core.command_line import OptionError, parse
+
     kind, program = getattr(module, f"{name.capitalize()}Command"), f"omniad {name}"
     passes_on = "nerfstudio" in {field.name for field in dataclasses.fields(kind)}
     text = f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}."
@@ -116,6 +123,8 @@ def _help() -> str:
 
 def _sentence(error: Exception) -> str:
     """What an error means to the user."""
+    from omniad_ros.core.files import is_full_disk
+
     if short_of_memory(error):
         return (
             f"memory is short ({error or 'none is left'}); free some, or build the site with a smaller --longest-side"

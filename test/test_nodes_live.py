@@ -185,20 +185,15 @@ def test_a_camera_info_latched_before_the_nodes_start_and_of_the_whole_sensor_is
         del robot.say_info
 
 
-@pytest.mark.parametrize("node", ["inspector", "nerf_renderer"])
-def test_what_lies_in_the_present_folder_is_never_code(node, tmp_path, monkeypatch):
-    """Whoever stands in a site that was downloaded starts the nodes as safely as anywhere."""
-    marker = tmp_path / "executed"
-    for module in ("numpy", "html", "rclpy", "omniad_ros", "sitecustomize"):
-        (tmp_path / f"{module}.py").write_text(f"open({str(marker)!r}, 'w')\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep)
-    process = processes.start(node, {"site": "."}, environment=processes.private_environment())
-    try:
-        end = time.monotonic() + PATIENCE
-        while not any("is not a site" in line for line in process.lines) and time.monotonic() < end:
-            assert process.returncode is None, list(process.lines)
-            time.sleep(0.1)
-    finally:
-        process.stop()
-    assert any("is not a site" in line for line in process.lines) and not marker.exists()
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_ends_with_0_however_early_it_is_asked_to(system, number):
+    script = "import sys; from omniad_ros.cli import main; sys.exit(main())"
+    for wait in (0.4, 0.9, 1.6, 4.0):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, "run", system.site], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, **system.environment},
+        )  # fmt: skip
+        time.sleep(wait)
+        process.send_signal(number)
+        said = process.communicate(timeout=PATIENCE)[0]
+        assert process.returncode == 0 and "Traceback" not in said and "Error" not in said, (wait, said)

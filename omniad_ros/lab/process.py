@@ -1,11 +1,16 @@
-"""Runs one function of the simulator in a process of its own, with its progress and its errors brought back."""
+"""Runs one function of the simulator in a process of its own, with its progress and its errors brought back.
+
+Not multiprocessing's: its ``spawn`` puts the folder that one stands in on the new process's path.
+"""
 
 from __future__ import annotations
 
 import importlib
-import multiprocessing
-from multiprocessing.connection import Connection
+import subprocess
+import sys
+from multiprocessing.connection import Connection, Pipe
 
+from omniad_ros.core import children
 from omniad_ros.core.feedback import OmniadError, Progress
 
 
@@ -15,14 +20,16 @@ def apart(module: str, function: str, *arguments, progress: Progress | None = No
     progress: handed on to the function where given. Arguments and result must be picklable.
     Raises OmniadError where the function does, or where the process dies.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_serve, args=(theirs, module, function, arguments, progress is not None), daemon=True
+    ours, theirs = Pipe()
+    process = subprocess.Popen(
+        children.command(__name__, "serve", str(theirs.fileno())),
+        env=children.environment(),
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
     )
-    process.start()
     theirs.close()
     try:
+        ours.send((module, function, arguments, progress is not None))
         while True:
             what, value = ours.recv()
             if what == "progress":
@@ -31,18 +38,24 @@ def apart(module: str, function: str, *arguments, progress: Progress | None = No
                 raise OmniadError(value)
             else:
                 return value
-    except EOFError:
-        process.join()
-        raise OmniadError(f"the simulator ended with status {process.exitcode} (is libegl1 installed?)") from None
+    except (EOFError, ConnectionError):
+        raise OmniadError(f"the simulator ended with status {process.wait()} (is libegl1 installed?)") from None
     finally:
+        ours.close()
         process.terminate()
-        process.join()
+        process.wait()
 
 
-def _serve(connection: Connection, module: str, function: str, arguments: tuple, with_progress: bool) -> None:
+def serve() -> int:
+    """The other end of `apart`; the command line has its file descriptor."""
+    connection = Connection(int(sys.argv[1]))
+    module, function, arguments, with_progress = connection.recv()
     options = {"progress": lambda *said: connection.send(("progress", said))} if with_progress else {}
     try:
         result = getattr(importlib.import_module(f"omniad_ros.lab.{module}"), function)(*arguments, **options)
         connection.send(("result", result))
     except OmniadError as error:
         connection.send(("error", str(error)))
+    except BrokenPipeError:  # nobody listens any more
+        return 1
+    return 0

@@ -16,6 +16,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from omniad_ros.core import children
 from omniad_ros.core.command_line import parse
 from omniad_ros.core.feedback import OmniadError, Progress, quiet
 from omniad_ros.core.files import read_json, write_atomically
@@ -85,8 +86,8 @@ def datasets(options: SuiteOptions) -> dict[str, tuple]:
 def evaluated(dataset: Path, out: Path, further: list[str]) -> dict:
     """The metrics of a dataset, measured into ``out`` where they are not there yet."""
     if not (out / "metrics.json").is_file():
-        command = [sys.executable, "-m", "omniad_ros.cli", "evaluate", str(dataset), "--out", str(out), *further]
-        if subprocess.run(command, check=False).returncode:
+        command = children.command("omniad_ros.cli", "main", "evaluate", str(dataset), "--out", str(out), *further)
+        if subprocess.run(command, env=children.environment(), check=False).returncode:
             raise OmniadError(f"{dataset.name} could not be evaluated; the same command goes on there")
     return read_json(out / "metrics.json")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from omniad_ros.recordings.messages import MessageDefect
+from omniad_ros.ros.speakers import Speakers
 
 
 class Input:
@@ -20,6 +21,7 @@ class Input:
         self._usable_at: float | None = None
         self._defect = ""
         self.refused = 0
+        self.speakers = Speakers()
 
     def take(self) -> None:
         """A usable message came."""
@@ -28,6 +30,12 @@ class Input:
     def refuse(self, defect: MessageDefect) -> None:
         self.refused += 1
         self._defect = str(defect)
+
+    def doubt(self) -> str:
+        """One sentence where more than one publisher is heard; else empty."""
+        if self.speakers.several:
+            return f"more than one publisher sends {self.what} on {self.topic}; only one may"
+        return ""
 
     def complaint(self, seconds: float) -> str:
         """One phrase where nothing usable has come for longer than so many seconds; else empty."""

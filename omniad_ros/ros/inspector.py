@@ -31,6 +31,7 @@ from omniad_ros.ros.managed import main as run_node
 from omniad_ros.ros.memory import PatrolMemory
 from omniad_ros.ros.outputs import InspectorOutputs
 from omniad_ros.ros.reference import ReferenceClient
+from omniad_ros.ros.speakers import publisher
 from omniad_ros.ros.subscriptions import CameraSubscription
 from omniad_ros.ros.topics import image_subscription, rectified_contradiction
 from omniad_ros.ros.transforms import Transforms
@@ -162,8 +163,9 @@ class InspectorNode(ManagedNode):
         for source in self.inputs.values():
             source.forget()
 
-    def _take(self, topic: str, take: Callable, message):
+    def _take(self, topic: str, take: Callable, message, info: dict):
         """What ``take`` makes of a message; None where it refuses it."""
+        self.inputs[topic].speakers.heard(publisher(info))
         try:
             taken = take(message)
         except decoding.MessageDefect as defect:
@@ -172,18 +174,18 @@ class InspectorNode(ManagedNode):
         self.inputs[topic].take()
         return taken
 
-    def _take_info(self, message: CameraInfo) -> None:
-        self._take("camera_info", self.live.take_info, message)
+    def _take_info(self, message: CameraInfo, info: dict) -> None:
+        self._take("camera_info", self.live.take_info, message, info)
 
-    def _take_odometry(self, message: Odometry) -> None:
-        if (sample := self._take("odom", self.live.take_odometry, message)) is not None:
+    def _take_odometry(self, message: Odometry, info: dict) -> None:
+        if (sample := self._take("odom", self.live.take_odometry, message, info)) is not None:
             self.session.add_odometry(*sample)
 
-    def _take_image(self, message: Image | CompressedImage) -> None:
+    def _take_image(self, message: Image | CompressedImage, info: dict) -> None:
         if not self.values.enabled:
             self.inputs["image"].take()
             return
-        image = self._take("image", self.live.take_image, message)
+        image = self._take("image", self.live.take_image, message, info)
         if image is not None:
             self.worker.put(image)
         elif self.live.camera is None:
@@ -209,8 +211,8 @@ class InspectorNode(ManagedNode):
             self.outputs.route(route, header)
         self.frame, self.failure, self.odometry_away = frame, "", self.session.odometry.away(taken.stamp)
         self.publishing_ms = 1e3 * (time.perf_counter() - started)
-        self.publish_health()
         self._save_state(PatrolMemory.SAVE_EVERY)
+        self.publish_health()
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, decoding.MessageDefect):
@@ -264,6 +266,19 @@ class InspectorNode(ManagedNode):
 
     # diagnostics
 
+    def heard(self, hardware: str, values: dict) -> None:
+        if self.reference is not None:
+            self.reference.hear(values)
+
+    def doubt(self) -> str:
+        """The frame is inspected, but by what, or who else says so too, or for how long it is remembered is not as it should be."""
+        doubts = [super().doubt(), *(source.doubt() for source in self.inputs.values())]
+        if self.reference is not None:
+            doubts.append(self.reference.doubt())
+        if self.memory is not None:
+            doubts.append(self.memory.trouble)
+        return next(filter(None, doubts), "")
+
     def health(self) -> Health:
         refused = sum(source.refused for source in self.inputs.values())
         values = {"frames": self.worker.done, "dropped": self.worker.dropped, "refused messages": refused}
@@ -301,8 +316,8 @@ class InspectorNode(ManagedNode):
             return OK, "waiting for the renderer" if waiting else "waiting for the first frame"
         inspection = frame.inspection
         level = {"ok": OK, "degraded": WARN, "lost": ERROR}[inspection.state]
-        if self.reference is not None and self.reference.foreign:
-            return max(level, WARN), "nerf_renderer has another site than this inspector; its views are not used"
+        if self.reference is not None and (why := self.reference.complaint):
+            return max(level, WARN), why
         if level == OK and (inspection.mask == UNCOVERED).all():
             return WARN, "the survey saw nothing of what is in view: nothing is said of it"
         if level == OK and self.odometry_away is not None and self.odometry_away > OdometryOptions.gap:

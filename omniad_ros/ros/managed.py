@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import secrets
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -28,9 +29,12 @@ from omniad_ros.core.feedback import OmniadError
 from omniad_ros.ros import messages
 from omniad_ros.ros.parameters import declare
 from omniad_ros.ros.shared_memory import make_room
+from omniad_ros.ros.speakers import Speakers
 
 NAMESPACE = "/omniad"
 OK, WARN, ERROR, STALE = range(4)
+INSTANCE = "instance"
+"""What tells a node's process from others of its name, in /diagnostics."""
 
 SENSOR = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 """For images: only the newest counts."""
@@ -54,6 +58,11 @@ class Health:
     message: str
     values: dict
 
+    def doubted(self, why: str) -> Health:
+        """The same, but not in order; what was wrong already is still said."""
+        values = {**self.values, "state": "degraded", "why": why} if self.values.get("state") == "ok" else self.values
+        return replace(self, level=max(self.level, WARN), message=self.message if self.level else why, values=values)
+
 
 class ManagedNode(LifecycleNode):
     """A lifecycle node whose hooks (`configure`, `activate`, `deactivate`, `cleanup`) may raise OmniadError.
@@ -70,7 +79,9 @@ class ManagedNode(LifecycleNode):
         self._trouble = ""
         self.state = "unconfigured"
         self.values = declare(self, values, self.check, self._set_values)
+        self._instance, self._namesakes = secrets.token_hex(4), Speakers()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", OUTPUT)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._hear, STREAM)
         self.create_timer(self.DIAGNOSTICS_EVERY, self.publish_health, clock=STEADY)
         self._starter = self.create_timer(0.01, self._start, clock=STEADY) if self.values.autostart else None
 
@@ -97,6 +108,15 @@ class ManagedNode(LifecycleNode):
     def health(self) -> Health:
         """What /diagnostics says while the node is active."""
         return Health(OK, "", {})
+
+    def heard(self, hardware: str, values: dict) -> None:
+        """What some node says of itself in /diagnostics; hardware: its full name, where it is one of ours."""
+
+    def doubt(self) -> str:
+        """One sentence where what the node says cannot be relied on though its own work is in order; else empty."""
+        if self._namesakes.several:
+            return f"more than one {self.get_name()} runs in {self.get_namespace()}; end all but one"
+        return ""
 
     # transitions
 
@@ -187,15 +207,24 @@ class ManagedNode(LifecycleNode):
             else:
                 entity.destroy()
 
+    def _hear(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {pair.key: pair.value for pair in status.values}
+            if status.hardware_id == self.get_fully_qualified_name() and INSTANCE in values:
+                self._namesakes.heard(values[INSTANCE])
+            self.heard(status.hardware_id, values)
+
     def publish_health(self) -> None:
         """Say on /diagnostics how the node is; done regularly, and by the node when something new is to be said."""
         if self.state == "active":
             health = self.health()
+            if doubt := self.doubt():
+                health = health.doubted(doubt)
         elif self._trouble:
             health = Health(ERROR, f"not configured: {self._trouble}", {})
         else:
             health = Health(OK, self.state, {})
-        values = {"lifecycle": self.state, **health.values}
+        values = {"lifecycle": self.state, INSTANCE: self._instance, **health.values}
         name = f"{self.get_namespace().strip('/')}: {self.get_name()}".lstrip(": ")
         status = messages.status_message(name, self.get_fully_qualified_name(), health.level, health.message, values)
         array = DiagnosticArray(status=[status])

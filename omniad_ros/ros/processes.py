@@ -1,6 +1,6 @@
 """Starts nodes as processes where `ros2 launch` is missing: `omniad run`, the demo and the tests.
 
-Each node is this Python running `start.run`; all end together, and none outlives its starter.
+Each node is this Python calling its function in `start`; all end together, and none outlives its starter.
 """
 
 from __future__ import annotations
@@ -8,12 +8,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import os
 import random
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -21,14 +19,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import omniad_ros
+from omniad_ros.core import children
 from omniad_ros.core.feedback import OmniadError
 
 NAMESPACE = "/omniad"
-START = (
-    "import sys; sys.path[:] = filter(None, sys.path); from omniad_ros.ros.start import run; sys.exit(run(sys.argv[1]))"
-)
-"""Not ``-m``, which would put the folder that one stands in before all packages: a site's, perhaps, with a numpy.py in it."""
+STARTER = "omniad_ros.ros.start"
+"""Holds a function for each node, of the node's name."""
 Output = Callable[[str], None]
 
 
@@ -116,7 +112,7 @@ def start(
     node: module in `omniad_ros.ros`; parameters: win over those of ``parameters_file``; remappings: from → to;
     environment: added to this process's; output: called with each line that the node says.
     """
-    command = [sys.executable, "-c", START, node, "--ros-args", "-r", f"__ns:={namespace}"]
+    command = children.command(STARTER, node, "--ros-args", "-r", f"__ns:={namespace}")
     for source, target in (remappings or {}).items():
         command += ["-r", f"{source}:={target}"]
     if parameters_file is not None:
@@ -124,23 +120,22 @@ def start(
     for name, value in (parameters or {}).items():
         # as JSON, or text that looks like a number would become one
         command += ["-p", f"{name}:={json.dumps(value)}"]
-    package = str(Path(omniad_ros.__file__).parents[1])
-    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # an empty one in it is the present folder, too
-    path = os.pathsep.join(filter(None, (package, *inherited)))
-    own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "RCUTILS_COLORIZED_OUTPUT": "0"}
-    return NodeProcess(node, command, {**os.environ, **own, **(environment or {})}, output)
+    own = {"PYTHONUNBUFFERED": "1", "RCUTILS_COLORIZED_OUTPUT": "0"}
+    return NodeProcess(node, command, {**children.environment(), **own, **(environment or {})}, output)
 
 
 def program(node: str) -> dict:
     """How a launch file starts a node: as it is installed in a workspace, else by this Python (pip-only environments)."""
     from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
+    safely = {"additional_env": children.own_environment()}
     with contextlib.suppress(
         PackageNotFoundError, LookupError, OSError
     ):  # no AMENT_PREFIX_PATH is an OSError or LookupError
         if (Path(get_package_prefix("omniad_ros")) / "lib" / "omniad_ros" / node).exists():
-            return {"package": "omniad_ros", "executable": node}
-    return {"executable": sys.executable, "arguments": ["-c", START, node]}
+            return {"package": "omniad_ros", "executable": node, **safely}
+    executable, *arguments = children.command(STARTER, node)
+    return {"executable": executable, "arguments": arguments, **safely}
 
 
 def run_together(processes: list[NodeProcess], meanwhile: Callable[[], None] = lambda: time.sleep(0.1)) -> None:
@@ -148,19 +143,26 @@ def run_together(processes: list[NodeProcess], meanwhile: Callable[[], None] = l
 
     Raises OmniadError where a process ended by itself with an error.
     """
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asked: list[int] = []
+
+    def ask(number, stack) -> None:
+        if asked:  # a second time: nodes that still load their site leave at once
+            for process in processes:
+                process.send(number)
+        asked.append(number)
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while True:
+        while not asked:
             for process in processes:
                 if process.returncode is not None:
                     last = next((line for line in reversed(process.lines) if line.strip()), "")
                     raise OmniadError(f"{process.name} ended with status {process.returncode}: {last}")
             meanwhile()
-    except KeyboardInterrupt:
-        pass
     finally:
-        signal.signal(signal.SIGTERM, previous)
         stop_all(processes)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def stop_all(processes: list[NodeProcess]) -> None:

@@ -14,7 +14,6 @@ import time
 from functools import partial
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -25,7 +24,9 @@ from omniad_ros.recordings import messages as decoding
 from omniad_ros.reference import ReferenceView
 from omniad_ros.reference.photographs import PHOTOGRAPHS, has_photographs
 from omniad_ros.ros import messages
-from omniad_ros.ros.managed import OUTPUT, STREAM, ManagedNode
+from omniad_ros.ros.inspector_parameters import SMALLEST
+from omniad_ros.ros.managed import INSTANCE, OUTPUT, ManagedNode
+from omniad_ros.ros.speakers import Speakers
 from omniad_ros.site import MAP_FRAME, Site
 
 ANSWERS_ON, REFERENCE = "answers on", "reference"
@@ -53,6 +54,9 @@ class ReferenceClient:
         self.node, self.timeout = node, timeout
         self.foreign = False
         """The renderer that answers has another site's field or photographs."""
+        self.refusal = ""
+        """Why the newest answer was not used; empty where it was."""
+        self._renderers = Speakers()
         self._digest, self._topics = reference_digest(site), reference_topics(site)
         if not detailed:
             self._topics.pop(DETAIL, None)
@@ -69,7 +73,6 @@ class ReferenceClient:
             node.create_subscription(Image, topic, partial(self._take, part), OUTPUT)
             for part, topic in self._topics.items()
         ]
-        self._told = node.create_subscription(DiagnosticArray, "/diagnostics", self._hear, STREAM)
 
     @property
     def renderer_found(self) -> bool:
@@ -81,7 +84,7 @@ class ReferenceClient:
 
     def destroy(self) -> None:
         self.cancel()
-        self.node.destroy_all(self._request, *self._answers, self._told)
+        self.node.destroy_all(self._request, *self._answers)
 
     def open(self) -> None:
         """Undo `cancel`; the renderer is to be found anew."""
@@ -102,6 +105,7 @@ class ReferenceClient:
             self._parts = {}
         if self._cancelled or self.foreign or not (self.renderer_found or self.discovering):
             self.unanswered += 1
+            self.refusal = ""
             return None
         request = messages.pose_stamped(pose, Header(stamp=messages.to_stamp(self.stamp), frame_id=MAP_FRAME))
         needed = self._topics.keys() - {DETAIL}
@@ -109,14 +113,11 @@ class ReferenceClient:
         parts = self._ask(request, needed | {DETAIL} if with_detail else needed)
         if not needed <= parts.keys():
             self.unanswered += 1
-            self.patient = False
+            self.patient, self.refusal = False, ""
             return None
-        if not all(_of_shape(part, camera) for part in parts.values()):
-            shapes = " and ".join(f"{part.shape[1]}x{part.shape[0]}" for part in parts.values())
-            self.node.warn(
-                "reference shape",
-                f"reference views are ignored: {shapes} is not the shape of {camera.width}x{camera.height}",
-            )
+        self.refusal = _refusal(parts, camera)
+        if self.refusal:
+            self.node.warn("reference shape", self.refusal)
             self.unanswered += 1
             return None
         self.answered += 1
@@ -156,11 +157,24 @@ class ReferenceClient:
                 self._parts[part] = np.ascontiguousarray(array[..., 0]) if part in ONE_CHANNEL else array
                 self._arrived.notify_all()
 
-    def _hear(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            values = {pair.key: pair.value for pair in status.values}
-            if values.get(ANSWERS_ON) == self._answers[0].topic_name and values.get(REFERENCE):
-                self.foreign = values[REFERENCE] != self._digest
+    def hear(self, values: dict) -> None:
+        """What a node says of itself in /diagnostics."""
+        if values.get(ANSWERS_ON) == self._answers[0].topic_name and values.get(REFERENCE):
+            self.foreign = values[REFERENCE] != self._digest
+            self._renderers.heard(values.get(INSTANCE))
+
+    @property
+    def complaint(self) -> str:
+        """One sentence where the renderer's views are not used; else empty."""
+        if self.foreign:
+            return "nerf_renderer has another site than this inspector; its views are not used"
+        return self.refusal
+
+    def doubt(self) -> str:
+        """One sentence where more than one renderer answers; else empty."""
+        if self._renderers.several:
+            return f"more than one nerf_renderer answers on {self._answers[0].topic_name}; end all but one"
+        return ""
 
 
 def reference_topics(site: Site) -> dict[str, str]:
@@ -177,6 +191,18 @@ def reference_digest(site: Site) -> str:
     made_of = ("radiance/", f"detector/{PHOTOGRAPHS}")
     files = {name: digest for name, digest in site.manifest["files"].items() if name.startswith(made_of)}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _refusal(parts: dict[str, np.ndarray], camera: Camera) -> str:
+    """One sentence where the parts of an answer cannot be views of this camera: they may be smaller, but not of another shape, nor
+    tiny, and all but the detail are of one size."""
+    sizes = {part: array.shape[:2] for part, array in parts.items()}
+    least = min(SMALLEST, max(camera.width, camera.height))
+    alike = len({size for part, size in sizes.items() if part != DETAIL}) == 1
+    if alike and all(_of_shape(array, camera) and max(array.shape[:2]) >= least for array in parts.values()):
+        return ""
+    said = " and ".join(dict.fromkeys(f"{width}x{height}" for height, width in sizes.values()))
+    return f"reference views are refused: {said} is no view of a camera of {camera.width}x{camera.height}"
 
 
 def _of_shape(array: np.ndarray, camera: Camera) -> bool:

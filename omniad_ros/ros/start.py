@@ -1,4 +1,4 @@
-"""Starts a node as a program, for `processes.start` and setup.py's console scripts.
+"""Starts a node as a program, for `processes.start`, launch files and setup.py's console scripts.
 
 Its libraries take seconds to load, in which a launcher or a person may already want it to end: that, too, ends without a
 traceback and with status 0. So nothing else may be imported here before that is seen to.
@@ -6,15 +6,31 @@ traceback and with status 0. So nothing else may be imported here before that is
 
 import os
 import signal
+import sys
+
+from omniad_ros.core.children import check_present_folder, forget_present_folder
 
 
 def run(node: str) -> int:
     """Run the module of this package until its node ends; returns the exit status."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+    forget_present_folder()
+    leave_when_asked()
     from importlib import import_module
 
+    from omniad_ros.core.feedback import OmniadError
+
+    try:
+        check_present_folder()
+    except OmniadError as error:
+        print(f"{node}: {error}", file=sys.stderr)
+        return 1
     return import_module(f"omniad_ros.ros.{node}").main()
+
+
+def leave_when_asked() -> None:
+    """Let SIGINT and SIGTERM end this process at once with status 0, until whoever has begun something sees to them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
 
 
 def _leave(number, stack) -> None:
