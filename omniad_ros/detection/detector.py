@@ -15,6 +15,7 @@ from omniad_ros.core.files import read_json, write_json
 from omniad_ros.core.images import resized, resized_map
 from omniad_ros.detection import student
 from omniad_ros.detection.comparison import ComparisonNetwork
+from omniad_ros.detection.matching import colours_matched
 from omniad_ros.detection.networks import Networks
 from omniad_ros.detection.normal_view import check_image, check_reference
 from omniad_ros.detection.options import DetectorOptions
@@ -82,6 +83,7 @@ class Detector:
         check_image(image, "image")
         if reference is not None:
             check_reference(reference, "reference view")
+            image, reference = colours_matched(image, reference)
         height, width = image.shape[:2]
         size = self.options.working_size(image)
         frame = resized(image, *size)

@@ -1,12 +1,13 @@
 """What stands before the comparison network: the reference is brought to its frame's exposure, white balance and blur.
 
 Whatever the camera did to the whole picture is no change of the place. Exposure is a robust gain and bias a channel; a frame that
-a moving or unfocused camera blurred is met by a reference that is blurred alike, so that edges are compared with edges.
+a moving or unfocused camera blurred is met by a reference that is blurred alike, so that edges are compared with edges; where only one of
+the two has colours, as with a monochrome camera, both are compared without.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import cv2
@@ -33,6 +34,27 @@ class ExposureOptions:
 
 
 EXPOSURE = ExposureOptions()
+
+COLOURLESS = 1.0
+"""Grey levels by which the channels of a picture without colours differ at most, on average: what JPEG leaves of them."""
+
+
+def colours_matched(frame: np.ndarray, reference: ReferenceView) -> tuple[np.ndarray, ReferenceView]:
+    """A frame, uint8 RGB (H, W, 3), and its reference view, both grey where one of them is; as they are where they are alike."""
+    if _colourless(frame) == _colourless(reference.image):
+        return frame, reference
+    detail = None if reference.detail is None else _grey(reference.detail)
+    return _grey(frame), replace(reference, image=_grey(reference.image), detail=detail)
+
+
+def _colourless(image: np.ndarray) -> bool:
+    step = max(1, max(image.shape[:2]) // EXPOSURE.side)
+    few = image[::step, ::step].astype(np.int16)
+    return float((few.max(axis=2) - few.min(axis=2)).mean()) < COLOURLESS
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
 def exposure_matched(frame: np.ndarray, reference: np.ndarray, covered: np.ndarray) -> np.ndarray:

@@ -18,14 +18,15 @@ from omniad_ros.mapping.backend import ABSENT
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
-from omniad_ros.mapping.localize import Localization, Localizer, LocalizerOptions
+from omniad_ros.mapping.intrinsics import fit_intrinsics
+from omniad_ros.mapping.localize import Localization, Localizer, LocalizerOptions, Support
 from omniad_ros.mapping.sources import named_source
 
 _BUILDING = {
     "KnownDistance": "known_distance", "check_distance": "known_distance", "MapOptions": "build", "build_map": "build",
 }  # fmt: skip
 
-__all__ = ["Localization", "Localizer", "LocalizerOptions", "named_source", *_BUILDING]
+__all__ = ["Localization", "Localizer", "LocalizerOptions", "Support", "fit_intrinsics", "named_source", *_BUILDING]
 
 
 def __getattr__(name: str):

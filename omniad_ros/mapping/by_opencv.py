@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from omniad_ros.core.geometry import Camera, Pose
-from omniad_ros.mapping.reprojection import LOSS_SCALE, cost, jacobian
+from omniad_ros.mapping.reprojection import LOSS_SCALE, cost, jacobian, moved
 
 OCTAVE_LAYERS = 3
 SHIFT = 0.25
@@ -79,10 +79,10 @@ def refine_pose(camera: Camera, pose: Pose, pixels: np.ndarray, points: np.ndarr
         step = -np.linalg.lstsq(
             hessian + damping * np.diag(np.diag(hessian)), np.einsum("n,nij,ni->j", weight, slope, residual), rcond=None
         )[0]
-        moved = Pose(Rotation.from_rotvec(step[3:]).as_matrix() @ pose.rotation, pose.translation + step[:3])
-        cheaper = cost(camera, moved, pixels, points)
+        tried = moved(pose, step)
+        cheaper = cost(camera, tried, pixels, points)
         if cheaper < least:
-            pose, least, damping = moved, cheaper, damping / 10
+            pose, least, damping = tried, cheaper, damping / 10
         else:
             damping *= 10
         if np.abs(step).max() < SMALL:

@@ -34,6 +34,7 @@ class LocalizerOptions:
     so large a share of the guided matches, in so many cells of an 8x6 grid over the frame.
     firm: a pose with fewer inliers is asked for again, from all that is found in a wide search around it.
     min_lead: by so much (log-likelihood) the pose must be likelier than another one that the same points allow.
+    wide: tolerances within which a point is looked for that is not found in its place (`Support.keypoints`).
     """
 
     retrieved: int = 10
@@ -47,19 +48,36 @@ class LocalizerOptions:
     min_cells: int = 4
     firm: int = 80
     min_lead: float = 10.0
+    wide: float = 4.0
+
+
+@dataclass(frozen=True)
+class Support:
+    """Which of the map's points that the survey saw from about a pose are found in a frame.
+
+    points: (M, 3) in the map; pixels: (M, 2) where each should be; depth: (M,) metres along the optical axis; found: bool (M,), whether it
+    is there, within the tolerance; keypoints: (M, 2) what looks most like it in a wider search around there, NaN where nothing does.
+    """
+
+    points: np.ndarray
+    pixels: np.ndarray
+    depth: np.ndarray
+    found: np.ndarray
+    keypoints: np.ndarray
 
 
 @dataclass(frozen=True)
 class Localization:
     """pose: `map_from_camera`, None when lost; covariance: (6, 6) of x y z (m) and rotation about x y z (rad), all in
     the map's axes as in ROS, None when lost; inliers: map points that agree with the pose;
-    verdict: "tracked" (near the prior), "relocalized" (found by looks) or "lost".
+    verdict: "tracked" (near the prior), "relocalized" (found by looks) or "lost"; support: of the pose, None when lost.
     """
 
     pose: Pose | None
     covariance: np.ndarray | None
     inliers: int
     verdict: str
+    support: Support | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +135,7 @@ class Localizer:
                 near = self._map.near(prior, options.neighbours)
                 found = self._solve(frame, camera, self._matches(frame, camera, near, prior, options.coarse_keypoints))
                 if found is not None:
-                    return self._localization(found, camera, "tracked")
+                    return self._localization(frame, found, camera, "tracked")
             # most frames are found with little effort, the others deserve more before they are given up
             for images, keypoints in (
                 (options.retrieved, options.coarse_keypoints),
@@ -126,14 +144,43 @@ class Localizer:
                 alike = self._map.alike(image, frame, images)
                 found = self._solve(frame, camera, self._matches(frame, camera, alike, None, keypoints))
                 if found is not None:
-                    return self._localization(found, camera, "relocalized")
+                    return self._localization(frame, found, camera, "relocalized")
         return Localization(None, None, 0, "lost")
 
-    def _localization(self, found: _Solution, camera: Camera, verdict: str) -> Localization:
+    def _localization(self, frame: Features, found: _Solution, camera: Camera, verdict: str) -> Localization:
         covariance = absolute_pose.covariance(
             camera, found.pose, found.inliers.pixels, self._map.xyz[found.inliers.points]
         )
-        return Localization(found.pose, covariance, len(found.inliers), verdict)
+        return Localization(
+            found.pose, covariance, len(found.inliers), verdict, self._support(frame, camera, found.pose)
+        )
+
+    def _support(self, frame: Features, camera: Camera, pose: Pose) -> Support:
+        tolerance = Tolerances.for_size(camera.width, camera.height).match
+        expected = self._map.appearance(self._map.near(pose, self.options.neighbours))
+        points = self._map.xyz[expected[0]]
+        local = pose.inverse().apply(points)
+        pixels = camera.project(local)
+        matches = self._search(frame, camera, pose, expected, self.options.wide * tolerance)
+        keypoints = np.full(pixels.shape, np.nan)
+        keypoints[np.searchsorted(expected[0], matches.points)] = matches.pixels
+        inside = _inside(pixels, camera)
+        found = np.linalg.norm(keypoints - pixels, axis=1) < tolerance
+        return Support(*(values[inside] for values in (points, pixels, local[:, 2], found, keypoints)))
+
+    def usual_support(self, camera: Camera, most: int = 24) -> float:
+        """Share of the map's points expected in a view of the place that is found there: the median over survey images, each
+        expected by its neighbours. camera: of the survey."""
+        shares = []
+        for image in np.linspace(0, len(self._map.poses) - 1, min(most, len(self._map.poses))).round().astype(int):
+            pose = self._map.poses[image]
+            near = self._map.near(pose, self.options.neighbours + 1)
+            expected = self._map.appearance(near[near != image])[0]
+            inside = _inside(camera.project(pose.inverse().apply(self._map.xyz[expected])), camera)
+            if inside.any():
+                own = self.points.point[self.points.image == image]
+                shares.append(float(np.isin(expected[inside], own).mean()))
+        return float(np.median(shares)) if shares else 0.0
 
     def _solve(self, frame: Features, camera: Camera, matches: _Matches) -> _Solution | None:
         """The trusted pose that matches with outliers speak for.
@@ -254,8 +301,7 @@ class Localizer:
         """
         point, described = expected
         predicted = camera.project(pose.inverse().apply(self._map.xyz[point])) + shift
-        with np.errstate(invalid="ignore"):
-            visible = ((predicted > 0) & (predicted < [camera.width, camera.height])).all(axis=1)
+        visible = _inside(predicted, camera)
         point, described, predicted = point[visible], described[visible], predicted[visible]
         gap, near = cKDTree(frame.keypoints).query(predicted, k=min(8, len(frame)), distance_upper_bound=radius)
         column, rank = np.nonzero(np.isfinite(gap))
@@ -268,3 +314,9 @@ class Localizer:
             np.intersect1d(np.unique(row[order], return_index=True)[1], np.unique(column[order], return_index=True)[1])
         ]
         return _Matches(frame.keypoints[row[kept]], point[column[kept]])
+
+
+def _inside(pixels: np.ndarray, camera: Camera) -> np.ndarray:
+    """bool (N,): which pixels (N, 2) lie in the camera's image; NaN does not."""
+    with np.errstate(invalid="ignore"):
+        return ((pixels > 0) & (pixels < [camera.width, camera.height])).all(axis=1)

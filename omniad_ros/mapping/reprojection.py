@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from omniad_ros.core.geometry import Camera, Pose
 
@@ -28,3 +29,8 @@ def jacobian(camera: Camera, pose: Pose, points: np.ndarray) -> np.ndarray:
     cross = np.stack([zero, -az, ay, az, zero, -ax, -ay, ax, zero], axis=1).reshape(-1, 3, 3)
     motion = np.concatenate([np.tile(-np.eye(3), (len(z), 1, 1)), cross], axis=2)
     return projection.reshape(-1, 2, 3) @ pose.rotation.T @ motion
+
+
+def moved(pose: Pose, step: np.ndarray) -> Pose:
+    """The pose after a step (6,) of what `jacobian` is by."""
+    return Pose(Rotation.from_rotvec(step[3:]).as_matrix() @ pose.rotation, pose.translation + step[:3])

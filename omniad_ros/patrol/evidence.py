@@ -139,6 +139,10 @@ class EvidenceVolume:
         self._write(np.clip(odds, -options.clamp, options.clamp), surface, camera, pose)
         return np.where(covered, 1 / (1 + np.exp(-(odds + change + zero))), heatmap).astype(np.float32)
 
+    def marked(self, depth: np.ndarray, camera: Camera, pose: Pose) -> np.ndarray:
+        """bool (H, W): before or on which pixels' surfaces earlier views agree that something is anomalous; the arguments as in `fuse`."""
+        return self._read(np.nan_to_num(depth), camera, pose) > 0
+
     def _read(self, depth: np.ndarray, camera: Camera, pose: Pose) -> np.ndarray:
         import cv2
 

@@ -23,13 +23,15 @@ SIDE = 160
 class FrameCheckOptions:
     """What is no picture of a place any more.
 
-    dark, bright: grey values that 99 % of a black, or of a white frame do not pass; contrast: standard deviation of
+    dark, bright: grey values that 99 % of a black, or of a white frame do not pass; light: share of the darkest survey image's mean grey
+    below which a frame is too dark; contrast: standard deviation of
     grey below which nothing is to be seen, in one cell of a grid; covered: share of such cells; sharpness: share of the
     least sharp survey image's sharpness below which a frame is blurred; hopeless: below which it shows nothing any more; moved: metres (or tens of degrees) after which two frames cannot be equal.
     """
 
     dark: float = 18.0
     bright: float = 245.0
+    light: float = 0.2
     contrast: float = 3.0
     covered: float = 0.7
     sharpness: float = 0.5
@@ -59,10 +61,12 @@ class FrameCheck:
 
     def __init__(self, survey: PosedImages | None = None, options: FrameCheckOptions | None = None):
         self.options = options or FrameCheckOptions()
-        self.least_sharpness = 0.0
+        self.least_sharpness = self.least_light = 0.0
         if survey is not None and len(survey):
             chosen = np.linspace(0, len(survey) - 1, min(len(survey), 24)).round().astype(int)
-            self.least_sharpness = min(_sharpness(_grey(survey.image(int(i)))) for i in chosen)
+            greys = [_grey(survey.image(int(i))) for i in chosen]
+            self.least_sharpness = min(map(_sharpness, greys))
+            self.least_light = min(float(grey.mean()) for grey in greys)
         self.reset()
 
     def reset(self) -> None:
@@ -87,6 +91,9 @@ class FrameCheck:
             return FrameVerdict("the image is black: the lens is covered or there is no light", True)
         if np.percentile(grey, 1) > options.bright:
             return FrameVerdict("the image is white: the camera is blinded or overexposed", True)
+        if grey.mean() < options.light * self.least_light:
+            share = 100 * float(grey.mean()) / self.least_light
+            return FrameVerdict(f"the image is too dark: {share:.0f} % of the survey's darkest; is there light?", True)
         if _flat_share(grey, options.contrast) > options.covered:
             return FrameVerdict("the image shows nothing: the lens is covered or dirty", True)
         sharpness = _sharpness(grey)

@@ -19,6 +19,8 @@ from omniad_ros.detection import ComparedFrame, Detection, Detector, DetectorOpt
 from omniad_ros.detection.matching import blur_extent
 from omniad_ros.mapping import Localization, Localizer
 from omniad_ros.patrol.evidence import EvidenceVolume
+from omniad_ros.patrol.lens_check import LensCheck
+from omniad_ros.patrol.plausibility import Plausibility, SeenFrame
 from omniad_ros.patrol.tracks import Track, Tracker
 from omniad_ros.reference import ReferenceRenderer, ReferenceView
 from omniad_ros.site import DETAIL_SIDE, Site, SparsePoints
@@ -67,7 +69,7 @@ class Inspection:
     reference: the view that the frame was compared with, at working size, None where there is none; heatmap: float32 (H, W) in
     [0, 1]; independent: the same from this frame alone, without what earlier frames said; mask: uint8 (H, W), 255 anomalous, 128
     not covered by the survey, 0 normal; detections: of this frame, in its pixels; tracks: all known so far; state: `ok`, `degraded`
-    (no reference view or no refined pose: less is known) or `lost` (nothing is said of the place); message: why, or what small
+    (no reference view or no refined pose: less is known; or a frame that is not believed, of which nothing is said) or `lost` (nothing is said of the place); message: why, or what small
     things an `ok` frame is too blurred for, else empty; ms: milliseconds a stage.
     """
 
@@ -99,6 +101,7 @@ class Inspector:
         """Of this process; None where another makes the views, so that the photographs are in memory once."""
         self.render = self.renderer.render if render is None else render
         self.evidence = EvidenceVolume.of_site(site.mapped, self.points) if self.options.evidence else None
+        self.plausibility, self.lens = Plausibility(site, self.localizer), LensCheck()
         self.reset()
 
     @property
@@ -143,16 +146,24 @@ class Inspector:
         self.tracker = Tracker()
         if self.evidence is not None:
             self.evidence.clear()
+        self.lens.reset()
         self.frames_without_pose = 0
 
     def inspect(
-        self, image: np.ndarray, camera: Camera, prior: Pose | None, stamp: float | None = None, alone: bool = False
+        self,
+        image: np.ndarray,
+        camera: Camera,
+        prior: Pose | None,
+        stamp: float | None = None,
+        alone: bool = False,
+        doubt: Callable[[Pose], str] = lambda pose: "",
     ) -> Inspection:
         """Inspect one rectified frame.
 
         image: uint8 RGB (H, W, 3), as large as ``camera`` says; prior: where odometry says the camera is, None for
         nowhere; stamp: seconds, needed for tracks (time since start where None); alone: neither weigh the frame with
-        earlier ones nor let it count for later ones or for tracks.
+        earlier ones nor let it count for later ones or for tracks; doubt: says of a refined pose why it cannot be, empty where it can.
+        A frame that is doubted is `degraded`, and nothing is said of the place.
         """
         options = self.options
         threshold = self._threshold(options)
@@ -163,7 +174,9 @@ class Inspector:
         self.frames_without_pose = 0 if localization.pose is not None else self.frames_without_pose + 1
         pose = prior if localization.pose is None else localization.pose
         if pose is None or self.frames_without_pose > options.lost_after:
-            return self._lost(image, pose, localization, lap.ms)
+            return self.silent(image, pose, localization, "lost", "the frame could not be localized in the map", lap.ms)
+        if localization.pose is not None and (why := doubt(localization.pose)):
+            return self._doubted(image, prior, why, lap.ms)
 
         small_camera = self.site.working_camera(camera, options.longest_side)
         small = resized(image, small_camera.width, small_camera.height)
@@ -176,8 +189,20 @@ class Inspector:
         )
         independent = heatmap = self.detector.heatmap(looked, reference, options.whole_frame)
         detections: list[Detection] = []
+        message = ""
         if reference is not None:
+            seen = SeenFrame(small, camera, localization, reference, _highest(heatmap, small_camera), threshold)
+            if why := self._implausible(seen, small_camera, pose):
+                lap("detect")
+                return self._doubted(image, prior, why, lap.ms)
             if self.evidence is not None and not alone:
+                on_lens = self.lens(seen.anomalous, reference.depth, small_camera, pose)
+                if on_lens.any():
+                    message = f"something is on the lens: {100 * on_lens.mean():.0f} % of the picture stay while the place moves"
+                    reference = reference.without(on_lens)
+                    independent = heatmap = np.where(
+                        resized_map(on_lens, *heatmap.shape[1::-1]), np.float32(0), heatmap
+                    )
                 heatmap = self._weighed(heatmap, threshold, reference, small_camera, pose)
             compared = ComparedFrame(looked, reference.in_detail() if twice else reference, seen_by, pose)
             least = self._judging(options).smallest_area(*heatmap.shape, twice)
@@ -193,7 +218,6 @@ class Inspector:
         height, width = heatmap.shape
         covered = np.ones(heatmap.shape, bool) if reference is None else resized_map(reference.covered, width, height)
         mask = np.where(covered, np.where(heatmap >= threshold, ANOMALOUS, NORMAL), UNCOVERED).astype(np.uint8)
-        message = ""
         if localization.pose is None:
             message = "no refined pose: the pose is odometry's, the heatmap is the distillation's alone"
         elif reference is None:
@@ -207,6 +231,13 @@ class Inspector:
             [_to_frame(detection, seen_by, camera) for detection in detections], self.tracker.tracks,
             state, message, {**lap.ms, "total": sum(lap.ms.values())},
         )  # fmt: skip
+
+    def _implausible(self, frame: SeenFrame, camera: Camera, pose: Pose) -> str:
+        """Why the frame is not believed, in view of what earlier ones have shown; empty where it is."""
+        why = self.plausibility.doubt(frame)
+        if why and self.evidence is not None:
+            why = self.plausibility.doubt(frame, self.evidence.marked(frame.reference.depth, camera, pose))
+        return why
 
     def _weighed(
         self, heatmap: np.ndarray, threshold: float, reference: ReferenceView, camera: Camera, pose: Pose
@@ -236,14 +267,24 @@ class Inspector:
         own, smallest = self.detector.options, options.smallest_thing
         return own if smallest is None else replace(own, smallest_thing=smallest)
 
-    def _lost(
-        self, image: np.ndarray, pose: Pose | None, localization: Localization, ms: dict[str, float]
+    def _doubted(self, image: np.ndarray, prior: Pose | None, why: str, ms: dict[str, float]) -> Inspection:
+        return self.silent(image, prior, Localization(None, None, 0, "lost"), "degraded", why, ms)
+
+    def silent(
+        self,
+        image: np.ndarray,
+        pose: Pose | None,
+        localization: Localization,
+        state: str,
+        message: str,
+        ms: dict[str, float],
     ) -> Inspection:
-        ms = ms | {"render": 0.0, "detect": 0.0, "track": 0.0, "total": sum(ms.values())}
+        """What is said of a frame of which nothing can be said."""
+        ms = dict.fromkeys(("localize", "render", "detect", "track"), 0.0) | ms
         nothing = np.zeros(image.shape[:2], np.float32)
         return Inspection(
             pose, localization, None, nothing, nothing, np.full(image.shape[:2], UNCOVERED, np.uint8), [],
-            self.tracker.tracks, "lost", "the frame could not be localized in the map", ms,
+            self.tracker.tracks, state, message, {**ms, "total": sum(ms.values())},
         )  # fmt: skip
 
 

@@ -19,8 +19,9 @@ from omniad_ros.core.files import read_json, write_atomically
 from omniad_ros.core.geometry import Camera, Pose, Rectifier, pose_of, rows_of
 from omniad_ros.mapping import Localization
 from omniad_ros.patrol.frame_check import FrameCheck, SavedFrameCheck
+from omniad_ros.patrol.motion_check import AGREED, MotionCheck, SavedMotion
 from omniad_ros.patrol.odometry import MapCorrection, OdometryBuffer, SavedCorrection
-from omniad_ros.patrol.pipeline import UNCOVERED, Inspection, Inspector
+from omniad_ros.patrol.pipeline import Inspection, Inspector
 from omniad_ros.patrol.tracks import Tracker
 from omniad_ros.recordings.source import SECOND, Frame, FrameSource
 from omniad_ros.site import PosedImages
@@ -61,6 +62,7 @@ class SavedSession(msgspec.Struct):
     check: SavedFrameCheck
     first_correction: list[list[float]] | None
     frames_without_pose: int
+    motion: SavedMotion = []
 
 
 class PatrolSession:
@@ -73,6 +75,7 @@ class PatrolSession:
         self.odometry = OdometryBuffer()
         self.correction = MapCorrection(initial)
         self.check = FrameCheck(survey)
+        self.motion = MotionCheck()
         self._survey = survey
         self._rectifiers: dict[Camera, Rectifier] = {}
         self._first_correction: Pose | None = None
@@ -89,6 +92,7 @@ class PatrolSession:
         self.inspector.reset()
         self.correction.forget()
         self.check.reset()
+        self.motion.reset()
         self._first_correction = None
 
     def run(self, source: FrameSource, first: int = 0) -> Iterator[PatrolFrame]:
@@ -109,17 +113,28 @@ class PatrolSession:
         image, stamp, mount = rectify(frame.image), frame.stamp, frame.base_from_camera
         odom_from_base = self.odometry.at(stamp, self.WAIT_FOR_ODOMETRY if wait and self.odometry.stamps else 0.0)
         prior = self.correction.prior(stamp, odom_from_base, mount, self.odometry.jumps)
+        if self.correction.map_from_odom is None:  # at the start, and after odometry jumped
+            self.motion.reset()
         verdict = self.check(image, odom_from_base)
+        motion = AGREED
+
+        def doubt(map_from_camera: Pose) -> str:
+            nonlocal motion
+            motion = self.motion(odom_from_base, map_from_camera @ mount.inverse())
+            return motion.reason if motion.standing else ""
+
         if verdict.hopeless:
-            inspection = self._unfit(image, prior, verdict.reason, started)
+            ms = {"total": 1e3 * (time.perf_counter() - started)}
+            nowhere = Localization(None, None, 0, "lost")
+            inspection = self.inspector.silent(image, prior, nowhere, "degraded", verdict.reason, ms)
         else:
             known = None if self.correction.doubted else prior
             # what a blurred frame shows counts for this frame only
             inspection = self.inspector.inspect(
-                image, rectify.camera, known, stamp / SECOND, alone=bool(verdict.reason)
+                image, rectify.camera, known, stamp / SECOND, alone=bool(verdict.reason), doubt=doubt
             )
-            if verdict.reason and inspection.state == "ok":
-                inspection = replace(inspection, state="degraded", message=verdict.reason)
+            if (reason := verdict.reason or motion.reason) and inspection.state == "ok":
+                inspection = replace(inspection, state="degraded", message=reason)
             if inspection.localization.pose is not None:
                 self.correction.correct(stamp, inspection.localization.pose, odom_from_base, mount)
             else:
@@ -141,15 +156,6 @@ class PatrolSession:
             self._rectifiers = {camera: Rectifier(camera)}
         return self._rectifiers[camera]
 
-    def _unfit(self, image: np.ndarray, prior: Pose | None, reason: str, started: float) -> Inspection:
-        total = 1e3 * (time.perf_counter() - started)
-        nothing = np.zeros(image.shape[:2], np.float32)
-        ms = {"localize": 0.0, "render": 0.0, "detect": 0.0, "track": 0.0, "total": total}
-        return Inspection(
-            prior, Localization(None, None, 0, "lost"), None, nothing, nothing, np.full(image.shape[:2], UNCOVERED, np.uint8), [],
-            self.inspector.tracker.tracks, "degraded", reason, ms,
-        )  # fmt: skip
-
     # ---- interruptions
 
     def save(self, directory: Path) -> None:
@@ -159,7 +165,7 @@ class PatrolSession:
         first = rows_of(self._first_correction)
         saved = SavedSession(
             msgspec.Raw(self.inspector.tracker.to_json()), self.correction.saved(), self.check.saved(), first,
-            self.inspector.frames_without_pose,
+            self.inspector.frames_without_pose, self.motion.saved(),
         )  # fmt: skip
         write_atomically(directory / SAVED, msgspec.json.encode(saved))
 
@@ -174,6 +180,7 @@ class PatrolSession:
             self.inspector.evidence.restore(directory / EVIDENCE)
         self.correction.restore(saved.correction)
         self.check.restore(saved.check)
+        self.motion.restore(saved.motion)
         first = saved.first_correction
         self._first_correction = pose_of(first)
         self.inspector.tracker, self.inspector.frames_without_pose = tracker, saved.frames_without_pose

@@ -89,6 +89,11 @@ class ReferenceView:
         size = width, height
         return ReferenceView(resized(self.image, *size), resized_map(self.depth, *size), *maps, self.detail)
 
+    def without(self, where: np.ndarray) -> ReferenceView:
+        """The same view as if the survey had not seen the pixels ``where``, bool (h, w)."""
+        support = None if self.support is None else np.where(where, np.uint8(0), self.support)
+        return replace(self, depth=np.where(where, np.float32(np.nan), self.depth), support=support)
+
     def in_detail(self) -> ReferenceView:
         """The same view at its detail's size, with the detail as its image; the view itself where it has none."""
         if self.detail is None:
