@@ -12,8 +12,9 @@ VERSION = re.search(r'__version__ = "(.+?)"', Path(NAME, "__init__.py").read_tex
 
 
 def requirements(file: str) -> list[str]:
-    """The lines of a requirement file without its comments."""
-    lines = (line.split("#")[0].strip() for line in Path(file).read_text().splitlines())
+    """The lines of a requirement file without its comments. It lies beside this file, which colcon links into its build folder."""
+    text = (Path(__file__).resolve().parent / file).read_text()
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
     return [line for line in lines if line]
 
 
