@@ -11,6 +11,13 @@ NAME = "omniad_ros"
 VERSION = re.search(r'__version__ = "(.+?)"', Path(NAME, "__init__.py").read_text()).group(1)
 
 
+def requirements(file: str) -> list[str]:
+    """The lines of a requirement file without its comments. It lies beside this file, which colcon links into its build folder."""
+    text = (Path(__file__).resolve().parent / file).read_text()
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
+    return [line for line in lines if line]
+
+
 class Develop(develop):
     """`colcon build --symlink-install`: its scripts, too, name the interpreter of setup.cfg's [build_scripts]."""
 
@@ -42,7 +49,10 @@ setup(
         (f"share/{NAME}/hook", glob("hook/*")),
     ],
     extras_require={
-        "viewer": ["rerun-sdk>=0.23", "pyarrow<22"],  # newer pyarrow needs numpy 2, which ROS's messages do not bear
+        "robot": requirements("requirements-robot.txt"),
+        "build": requirements("requirements.txt"),
+        # where ROS's messages do not bear numpy 2, which newer versions need
+        "viewer": ["rerun-sdk>=0.23", 'pyarrow<22; python_version < "3.13"'],
         "test": ["pytest", "pytest-timeout"],
     },
     zip_safe=False,

@@ -49,7 +49,7 @@ built() {
     done
     from=$(python3 -c 'import omniad_ros; print(omniad_ros.__file__)')
     [[ $from == "$workspace/$base"/* ]] || fail "omniad_ros is imported from $from"
-    omniad --help | grep -q "usage: omniad" || fail "omniad --help says nothing"
+    [[ $(omniad --help) == "usage: omniad"* ]] || fail "omniad --help says nothing"
     omniad doctor >"$workspace/said" 2>&1 || { cat "$workspace/said" >&2; fail "omniad doctor failed"; }
     ends_well "$programs/inspector" --ros-args -p autostart:=false & inspector=$!
     ends_well "$programs/nerf_renderer" --ros-args -p autostart:=false

@@ -76,12 +76,14 @@ def _python() -> Finding:
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "nerfstudio", "pycolmap") if _version(name))
     found = f"Python {platform.python_version()}, {versions or 'no library'}"
     complete = all(map(_version, ("torch", "nerfstudio", "pycolmap")))
+    inspects = _version("torch") is not None
+    advice = "sites built elsewhere are inspected; to build them" if inspects else "nothing works before you"
     return Finding(
         "libraries",
         complete,
         found,
-        "sites can be built" if complete else "run 'pip install -r requirements.txt'",
-        needed=True,
+        "sites can be built" if complete else f"{advice} run 'pip install -r requirements.txt'",
+        needed=not inspects,
     )
 
 
