@@ -28,7 +28,7 @@ from rclpy.signals import SignalHandlerOptions
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.ros import messages
 from omniad_ros.ros.parameters import declare
-from omniad_ros.ros.shared_memory import make_room
+from omniad_ros.ros.shared_memory import make_room, owned, remove
 from omniad_ros.ros.speakers import Speakers
 
 NAMESPACE = "/omniad"
@@ -248,6 +248,7 @@ class _Ending:
 
     def _ask(self, number, stack) -> None:
         if self.asked and (self.node is None or getattr(self.node, "state", "") == "unconfigured"):
+            remove(owned(os.getpid()))  # what DDS would have done
             os._exit(0)
         self.asked = True
         self._executor.wake()
