@@ -118,6 +118,11 @@ class ManagedNode(LifecycleNode):
             return f"more than one {self.get_name()} runs in {self.get_namespace()}; end all but one"
         return ""
 
+    @property
+    def unanswered(self) -> int:
+        """Calls of services that are still to be answered."""
+        return 0
+
     # transitions
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -254,6 +259,16 @@ class _Ending:
         self._executor.wake()
 
 
+def _answer_all(node: ManagedNode, executor: SingleThreadedExecutor, seconds: float = 10.0) -> None:
+    """Let who called a service before the end have the answer."""
+    if not node.unanswered:
+        return
+    end = time.monotonic() + seconds
+    while node.unanswered and time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.1)
+    time.sleep(0.2)  # until DDS has sent them
+
+
 def main(make: Callable[[], Node]) -> int:
     """Run a node until SIGINT, SIGTERM, or until it sets its attribute ``finished``; returns the exit status."""
     faulthandler.enable()
@@ -278,5 +293,6 @@ def main(make: Callable[[], Node]) -> int:
     finally:
         if isinstance(node, ManagedNode):
             node.end()
+            _answer_all(node, executor)
         rclpy.try_shutdown()
     return 0
