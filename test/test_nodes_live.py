@@ -23,7 +23,7 @@ from std_msgs.msg import Header
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Camera
 from omniad_ros.recordings.messages import MessageDefect
-from omniad_ros.ros import messages, processes
+from omniad_ros.ros import messages, processes, shared_memory
 from omniad_ros.ros.inspector_parameters import InspectorParameters
 from omniad_ros.ros.live import LiveFrames
 from omniad_ros.ros.managed import LATCHED
@@ -197,3 +197,28 @@ def test_run_ends_with_0_however_early_it_is_asked_to(system, number):
         process.send_signal(number)
         said = process.communicate(timeout=PATIENCE)[0]
         assert process.returncode == 0 and "Traceback" not in said and "Error" not in said, (wait, said)
+
+
+@pytest.mark.skipif(not shared_memory.MEMORY.is_dir(), reason="shared memory is not a folder here")
+@pytest.mark.parametrize("how", ["orderly", "asked twice while it loads", "killed"])
+def test_an_ended_node_leaves_nothing_in_shared_memory(system, how):
+    process = processes.start("nerf_renderer", {"site": system.site}, environment=processes.private_environment())
+    end, owned = time.monotonic() + PATIENCE, set()
+    while len(owned) < 2 or (
+        how != "asked twice while it loads" and not any(": active" in line for line in process.lines)
+    ):
+        assert time.monotonic() < end and process.returncode is None, list(process.lines)
+        owned |= shared_memory.owned(process.pid)
+    files = [shared_memory.MEMORY / f"{name}{shared_memory.LOCK}" for name in owned | shared_memory.owned(process.pid)]
+    assert len(files) >= 2 and all(file.exists() for file in files)
+    if how == "asked twice while it loads":  # by a launcher, which does not know what it left
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.05)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process._process.wait(PATIENCE) == 0
+    elif how == "killed":
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+    else:
+        assert process.stop() == 0
+    assert not [file for file in files if file.exists()]

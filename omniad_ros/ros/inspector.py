@@ -13,9 +13,7 @@ from dataclasses import replace
 from os.path import expanduser
 
 from nav_msgs.msg import Odometry
-from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_srvs.srv import Trigger
 
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.patrol.odometry import OdometryOptions
@@ -31,6 +29,7 @@ from omniad_ros.ros.managed import main as run_node
 from omniad_ros.ros.memory import PatrolMemory
 from omniad_ros.ros.outputs import InspectorOutputs
 from omniad_ros.ros.reference import ReferenceClient
+from omniad_ros.ros.shared_work import SharedWork
 from omniad_ros.ros.speakers import publisher
 from omniad_ros.ros.subscriptions import CameraSubscription
 from omniad_ros.ros.topics import image_subscription, rectified_contradiction
@@ -53,13 +52,16 @@ class InspectorNode(ManagedNode):
         self.inputs = {"image": Input("image"), "odom": Input("odometry"), "camera_info": Input("camera_info")}
         self.subscriptions_: dict = {}
         """Of the inputs, by their names."""
-        self.services_: list = []
         self.frame: PatrolFrame | None = None
         self.publishing_ms = 0.0
         self._forget_stream()
         self._busy = threading.Lock()
         """Held while a frame is in work: reset and save_report wait for it."""
         super().__init__("inspector", InspectorParameters())
+        self.services_ = [
+            SharedWork(self, "~/reset", self._reset),
+            SharedWork(self, "~/save_report", self._save_report),
+        ]
 
     # lifecycle
 
@@ -80,10 +82,6 @@ class InspectorNode(ManagedNode):
         self.memory.reload(self.session)
         self.apply(values)
         self.outputs = InspectorOutputs(self)
-        self.services_ = [
-            self.create_service(Trigger, "~/reset", self._reset),
-            self.create_service(Trigger, "~/save_report", self._save_report),
-        ]
 
     def activate(self) -> None:
         self._forget_stream()
@@ -125,10 +123,12 @@ class InspectorNode(ManagedNode):
         if self.reference is not None:
             self.reference.destroy()
         for service in self.services_:
-            self.destroy_service(service)
+            service.refuse("the inspector is no longer configured: there is no patrol")
+        free = self._busy.acquire(timeout=10.0)  # but for a frame that does not end, nobody is left in the midst of it
         self.destroy_all(self.outputs)
-        self.services_ = []
         self.outputs = self.reference = self.session = self.memory = None
+        if free:
+            self._busy.release()
 
     # parameters
 
@@ -230,39 +230,27 @@ class InspectorNode(ManagedNode):
 
     # services
 
-    async def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        def work() -> str:
-            with self._busy:
-                self.session.reset()
-                self.memory.reset()
-                self.outputs.clear_markers()
-            return "tracks and pose are forgotten"
+    def _reset(self) -> str:
+        with self._busy:
+            self._check_configured()
+            self.session.reset()
+            self.memory.reset()
+            self.outputs.clear_markers()
+        return "tracks and pose are forgotten"
 
-        return await self._answer(work, response)
+    def _save_report(self) -> str:
+        with self._busy:
+            self._check_configured()
+            folder, report = self.memory.report_directory, self.memory.report(self.session)
+        return f"report: {write_report(folder, report)}"
 
-    async def _save_report(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        def work() -> str:
-            with self._busy:
-                report = self.memory.report(self.session)
-            return f"report: {write_report(self.memory.report_directory, report)}"
+    def _check_configured(self) -> None:
+        if self.outputs is None:
+            raise OmniadError(f"the inspector is {self.state}: there is no patrol")
 
-        return await self._answer(work, response)
-
-    async def _answer(self, work, response: Trigger.Response) -> Trigger.Response:
-        """Do a service's work on a thread of its own, so that frames and answers of the renderer still come in."""
-        done = Future(executor=self.executor)
-
-        def run() -> None:
-            try:
-                done.set_result((True, work()))
-            except (OmniadError, OSError) as error:
-                done.set_result((False, str(error)))
-            except Exception as error:
-                done.set_result((False, f"unexpected {type(error).__name__}: {error}"))
-
-        threading.Thread(target=run, daemon=True).start()
-        response.success, response.message = await done
-        return response
+    @property
+    def unanswered(self) -> int:
+        return sum(service.unanswered for service in self.services_)
 
     # diagnostics
 

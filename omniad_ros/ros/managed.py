@@ -28,7 +28,7 @@ from rclpy.signals import SignalHandlerOptions
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.ros import messages
 from omniad_ros.ros.parameters import declare
-from omniad_ros.ros.shared_memory import make_room
+from omniad_ros.ros.shared_memory import make_room, owned, remove
 from omniad_ros.ros.speakers import Speakers
 
 NAMESPACE = "/omniad"
@@ -117,6 +117,11 @@ class ManagedNode(LifecycleNode):
         if self._namesakes.several:
             return f"more than one {self.get_name()} runs in {self.get_namespace()}; end all but one"
         return ""
+
+    @property
+    def unanswered(self) -> int:
+        """Calls of services that are still to be answered."""
+        return 0
 
     # transitions
 
@@ -248,9 +253,20 @@ class _Ending:
 
     def _ask(self, number, stack) -> None:
         if self.asked and (self.node is None or getattr(self.node, "state", "") == "unconfigured"):
+            remove(owned(os.getpid()))  # what DDS would have done
             os._exit(0)
         self.asked = True
         self._executor.wake()
+
+
+def _answer_all(node: ManagedNode, executor: SingleThreadedExecutor, seconds: float = 10.0) -> None:
+    """Let who called a service before the end have the answer."""
+    if not node.unanswered:
+        return
+    end = time.monotonic() + seconds
+    while node.unanswered and time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.1)
+    time.sleep(0.2)  # until DDS has sent them
 
 
 def main(make: Callable[[], Node]) -> int:
@@ -277,5 +293,6 @@ def main(make: Callable[[], Node]) -> int:
     finally:
         if isinstance(node, ManagedNode):
             node.end()
+            _answer_all(node, executor)
         rclpy.try_shutdown()
     return 0

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from omniad_ros.core import children
 from omniad_ros.core.feedback import OmniadError
+from omniad_ros.ros import shared_memory
 
 NAMESPACE = "/omniad"
 STARTER = "omniad_ros.ros.start"
@@ -46,7 +47,9 @@ def free_domain() -> int:
 
 
 class NodeProcess:
-    """A running node. `lines` holds the last of what it said."""
+    """A running node. `lines` holds the last of what it said. What it leaves in shared memory where it is killed is removed."""
+
+    WATCH_EVERY = 1.0
 
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str], output: Output | None):
         self.name, self.output = name, output
@@ -55,6 +58,9 @@ class NodeProcess:
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             text=True, errors="replace", start_new_session=True, preexec_fn=_die_with_parent,
         )  # fmt: skip
+        self._shared: set[str] = set()
+        """What it has there, as far as is known."""
+        self._watched_at = 0.0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -65,18 +71,23 @@ class NodeProcess:
     @property
     def returncode(self) -> int | None:
         """None while it runs; negative where a signal ended it."""
+        if time.monotonic() - self._watched_at > self.WATCH_EVERY:
+            self._watched_at = time.monotonic()
+            self._shared |= shared_memory.owned(self.pid)
         return self._process.poll()
 
     def send(self, number: int) -> None:
         if self.returncode is None:
+            self._shared |= shared_memory.owned(self.pid)
             self._process.send_signal(number)
 
     def wait(self, timeout: float | None = None) -> int | None:
         """The return code, None where it still runs after ``timeout`` seconds."""
         try:
-            code = self._process.wait(timeout)
+            self._process.wait(timeout)
             self._reader.join(1.0)
-            return code
+            self.clear()
+            return self.returncode
         except subprocess.TimeoutExpired:
             return None
 
@@ -90,6 +101,10 @@ class NodeProcess:
         if self.wait(patience) is None:
             self.send(signal.SIGKILL)
         return self.wait(5.0)
+
+    def clear(self) -> None:
+        """Remove what the ended process left in shared memory; once more after those that it talked to, which open its ports anew."""
+        shared_memory.remove_left(self._shared)
 
     def _read(self) -> None:
         for line in self._process.stdout:
@@ -171,6 +186,8 @@ def stop_all(processes: list[NodeProcess]) -> None:
         process.send(signal.SIGINT)
     for process in processes:
         process.ended(10.0)
+    for process in processes:
+        process.clear()
 
 
 @dataclass(frozen=True)

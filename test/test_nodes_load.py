@@ -1,0 +1,80 @@
+"""Under load: many calls of services and fast odometry, while frames come."""
+
+import time
+
+import pytest
+
+pytest.importorskip("rclpy", reason="the nodes need ROS 2 ('make venv' installs it)")
+
+from nodes_robot import PATIENCE
+from nodes_system import System
+from rclpy.qos import QoSProfile
+from std_srvs.srv import Trigger
+
+CALLS = 100
+
+
+@pytest.fixture
+def system(tiny_site, tmp_path):
+    system = System(str(tiny_site), tmp_path)
+    try:
+        for node in ("nerf_renderer", "inspector"):
+            system.start(node, wait=False)
+        for node in ("nerf_renderer", "inspector"):
+            system.wait_active(node)
+        system.healthy()
+        yield system
+    finally:
+        system.close()
+
+
+@pytest.fixture
+def clients(system):
+    """Of ~/save_report and ~/reset, with room for all answers."""
+    node, qos = system.robot.node, QoSProfile(depth=10 * CALLS)
+    clients = [node.create_client(Trigger, f"inspector/{name}", qos_profile=qos) for name in ("save_report", "reset")]
+    for client in clients:
+        system.robot.until(client.service_is_ready, what="the services")
+    system.robot.spin(1.0)  # that it is ready here does not say that it is known there
+    return clients
+
+
+def test_a_hundred_calls_while_frames_come_are_answered_and_so_are_the_frames(system, clients):
+    robot, began = system.robot, time.monotonic()
+    calls = [clients[index % 2].call_async(Trigger.Request()) for index in range(CALLS)]
+    shown, inspected = 0, set()
+
+    def answered() -> bool:
+        nonlocal shown
+        if time.monotonic() - began > 0.5 * shown:
+            robot.show(*system.frame(shown))
+            shown += 1
+        if "stamp" in system.level()[2]:
+            inspected.add(system.level()[2]["stamp"])
+        return all(call.done() for call in calls)
+
+    robot.until(answered, what="the answers")
+    print(f"{CALLS} calls answered in {time.monotonic() - began:.1f} s, {len(inspected)} of {shown} frames inspected")
+    assert all(call.result().success for call in calls), {call.result().message for call in calls}
+    assert (system.folder / "report" / "index.html").is_file()
+    system.healthy()
+
+
+@pytest.mark.parametrize("how", ["cleanup", "the end of the process"])
+def test_calls_are_answered_whatever_happens_to_the_node(system, clients, how):
+    robot = system.robot
+    calls = [clients[index % 2].call_async(Trigger.Request()) for index in range(20)]
+    robot.spin(0.3)
+    if how == "cleanup":
+        assert robot.change("inspector", "deactivate") and robot.change("inspector", "cleanup")
+    else:
+        system.nodes["inspector"].send(2)
+    robot.until(lambda: all(call.done() for call in calls), PATIENCE, "the answers")
+    refused = {call.result().message for call in calls if not call.result().success}
+    assert all("there is no patrol" in message for message in refused), refused
+    if how == "cleanup":
+        call = clients[1].call_async(Trigger.Request())
+        robot.until(call.done, what="an answer of the node that is not configured")
+        assert "unconfigured" in call.result().message
+    else:
+        assert system.nodes["inspector"].wait(PATIENCE) == 0
