@@ -11,10 +11,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from omniad_ros.core.feedback import NoSpaceError, OmniadError, Progress, part, quiet
-from omniad_ros.core.files import check_empty, exclusive
+from omniad_ros.core.files import as_type, check_empty, exclusive
 from omniad_ros.core.geometry import Pose
 from omniad_ros.core.images import resized
 from omniad_ros.detection import LEAST_HELDOUT, LEAST_TRAINED, NormalViews
@@ -26,6 +27,12 @@ SPACE_FACTOR, SPACE_EXTRA = 2.0, 300e6
 """Free disk needed: a multiple of the survey's bytes, and a rest for map, field and detector."""
 
 logger = logging.getLogger(__name__)
+
+
+class _RadianceInfo(msgspec.Struct):
+    """Of what is noted about a field, what its detector needs: the names of the images that it did not see."""
+
+    heldout: list[str]
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,7 @@ def normal_views(site: Site, novel_views: int, seed: int, progress: Progress = q
 
     images, radiance = site.mapped, load_field(site.radiance_dir)
     camera = site.working_camera(images.camera)
-    held = np.isin(images.names, site.info("radiance")["heldout"])
+    held = np.isin(images.names, as_type(site.info("radiance"), str(site.path / "site.json"), _RadianceInfo).heldout)
     groups = (np.flatnonzero(~held), MOST_TRAINED), (np.flatnonzero(held), MOST_HELDOUT)
     taken = np.sort(np.concatenate([group[chosen(len(group), most)] for group, most in groups]))
     poses = novel_poses(images, novel_views, seed)
