@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from test_site import write_site
 
-from omniad_ros.cli import short_of_memory
-from omniad_ros.core.feedback import NoSpaceError, OmniadError, printable
+from omniad_ros.core.feedback import NoSpaceError, OmniadError, printable, short_of_memory
 from omniad_ros.core.files import disk_errors, read_json
 from omniad_ros.core.images import check_picture, read_image, read_picture, write_image
 from omniad_ros.mapping.features import open_features

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from omniad_ros.core.feedback import NoSpaceError, OmniadError, Progress, part, quiet
+from omniad_ros.core.feedback import NoSpaceError, OmniadError, Progress, part, quiet, short_of_memory
 from omniad_ros.core.files import as_type, check_empty, exclusive
 from omniad_ros.core.geometry import Pose
 from omniad_ros.core.images import resized
@@ -68,7 +68,7 @@ def build_site(
     """Build the site of a survey (a folder, a transforms.json or a video) into ``out``, or go on building it.
 
     Raises OmniadError with one sentence where the survey cannot become a site; a folder that this call made is then
-    removed again. A full disk (NoSpaceError) leaves the finished stages, and the same call goes on with them.
+    removed again. A full disk (NoSpaceError) and short memory leave the finished stages, and the same call goes on with them.
     """
     from omniad_ros.recordings import fingerprint, read_survey
 
@@ -102,8 +102,8 @@ def build_site(
             _detector_stage(site, options, part(progress, 0.65, 1.0))
         except NoSpaceError:
             raise  # the finished stages stay: the same call goes on
-        except OmniadError:
-            if started_here:
+        except OmniadError as error:
+            if started_here and not short_of_memory(error):  # as where the disk is full, the same call goes on
                 _remove(out, keep_folder=existed)
             raise
     progress(1.0, "the site is built")
