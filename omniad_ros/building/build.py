@@ -80,7 +80,7 @@ def build_site(
     _check_teacher(options)
     source = read_survey(Path(survey))
     if not options.outside_images:
-        _check_inside(source, Path(survey))
+        check_inside(source, Path(survey))
     _check_count(len(source), options, f"the survey {survey} has only {len(source)} images")
     map_options = _map_options(source, options)
     decisive = {name: value for name, value in asdict(options).items() if name != "outside_images"}
@@ -236,7 +236,7 @@ def split(count: int, holdout: int) -> tuple[list[int], list[int]]:
     return [i for i in range(count) if i not in set(heldout)], heldout
 
 
-def _check_inside(source, survey: Path) -> None:
+def check_inside(source, survey: Path) -> None:
     """Raise OmniadError where a survey's images lie elsewhere, by ``..``, an absolute path or a link."""
     folder = (survey if survey.is_dir() else survey.parent).resolve()
     outside = next((file for file in source.files if not file.resolve().is_relative_to(folder)), None)

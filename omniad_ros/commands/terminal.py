@@ -62,6 +62,11 @@ class ProgressBar:
         )
 
 
+def show(text: str) -> None:
+    """Print a command's result. Its lines may hold names from strangers."""
+    print("\n".join(map(printable, text.split("\n"))))
+
+
 def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60:02d}:{int(seconds) % 60:02d}"
 
