@@ -8,7 +8,6 @@ one and status 2; a traceback is shown only with --debug.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import importlib
 import os
 import sys
@@ -18,7 +17,7 @@ import warnings
 from omniad_ros import __version__
 from omniad_ros.commands.terminal import show_notes
 from omniad_ros.core.children import check_present_folder, forget_present_folder
-from omniad_ros.core.feedback import OmniadError, printable
+from omniad_ros.core.feedback import OmniadError, printable, short_of_memory
 
 COMMANDS = {
     "demo": "run the whole chain on a simulated robot: survey, build, patrol, report",
@@ -31,11 +30,6 @@ COMMANDS = {
     "bench": "measure milliseconds a stage, frames a second and memory on this machine",
     "doctor": "say what is installed, what that enables, and what to do for the rest",
 }
-MEMORY_WORDS = (
-    "can't allocate memory", "cannot allocate memory", "out of memory", "insufficient memory", "bad_alloc",
-    "failed to map segment from shared object",
-)  # fmt: skip
-"""How libraries say that memory is short where they raise no MemoryError."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -136,18 +130,6 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror or error}" if error.filename else f"{error.strerror or error}"
     return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)"
-
-
-def short_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or what it came of, is a want of memory: torch, OpenCV, numba and the loader of shared libraries each
-    have their own words for it."""
-    while error is not None:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-            return True
-        if not isinstance(error, OmniadError) and any(words in str(error).lower() for words in MEMORY_WORDS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _quieten() -> None:

@@ -21,10 +21,11 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
+from omniad_ros.core.arrays import Expected, read_arrays
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import check_empty, disk_errors, read_json, regular_files, sha256, write_json
 from omniad_ros.core.geometry import Camera, Pose
-from omniad_ros.core.images import read_image
+from omniad_ros.core.images import MAX_SIDE, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ DETAIL_SIDE, DETAIL_WORTH = 1280, 1.25
 SMALLEST_SIDE = 64
 """Pixels: with less the detector's coarsest layer has nothing to look at."""
 
-WorkingSize = Annotated[int, msgspec.Meta(ge=SMALLEST_SIDE)]
+WorkingSize = Annotated[int, msgspec.Meta(ge=SMALLEST_SIDE, le=MAX_SIDE)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
 Row = tuple[float, float, float, float]
 
 
@@ -49,7 +51,7 @@ class _Head(msgspec.Struct):
     """What says whether a site.json can be read at all: these two stay in every version."""
 
     format: str
-    version: int
+    version: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _Manifest(_Head, kw_only=True, omit_defaults=True):
@@ -81,13 +83,19 @@ class _Frame(msgspec.Struct):
 class _Transforms(msgspec.Struct):
     """What `write_transforms` writes."""
 
-    w: int
-    h: int
+    w: Side
+    h: Side
     fl_x: float
     fl_y: float
     cx: float
     cy: float
     frames: Annotated[list[_Frame], msgspec.Meta(min_length=1)]
+
+
+_POINTS = {
+    "xyz": Expected("f4", ("points", 3)), "rgb": Expected("u1", ("points", 3)), "image": Expected("i4", ("observations",)),
+    "point": Expected("i4", ("observations",)), "pixel": Expected("f4", ("observations", 2)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -175,6 +183,7 @@ def read_transforms(path: Path, inside: Path | None = None) -> PosedImages:
             raise OmniadError(f"{path} is damaged at {frame.file_path}: {error}; build the site again") from None
     try:
         camera = Camera(data.w, data.h, data.fl_x, data.fl_y, data.cx, data.cy)
+        camera.check_pinhole()
     except ValueError as error:
         raise OmniadError(f"{path} is damaged: {error}; build the site again") from None
     return PosedImages(camera, path.parent, names, tuple(poses))
@@ -182,32 +191,11 @@ def read_transforms(path: Path, inside: Path | None = None) -> PosedImages:
 
 def read_points(path: Path, images: int) -> SparsePoints:
     """The `SparsePoints` of a map with so many images. Raises OmniadError where the file is missing or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        arrays = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise OmniadError(f"{path} cannot be read ({error}); build the site again") from None
-    points, seen = (len(arrays[key]) if key in arrays and arrays[key].ndim else 0 for key in ("xyz", "image"))
-    expected = {
-        "xyz": ((points, 3), np.float32), "rgb": ((points, 3), np.uint8), "image": ((seen,), np.int32), "point": ((seen,), np.int32),
-        "pixel": ((seen, 2), np.float32),
-    }  # fmt: skip
-    for key, (shape, kind) in expected.items():
-        if key not in arrays or arrays[key].shape != shape or arrays[key].dtype != kind:
-            what = f"is {arrays[key].dtype}{list(arrays[key].shape)}" if key in arrays else "is missing"
-            raise OmniadError(
-                f"{path} is damaged: {key} {what}, not {np.dtype(kind)}{list(shape)}; build the site again"
-            )
-    sound = all(np.isfinite(arrays[key]).all() for key in ("xyz", "pixel")) and all(
-        ((arrays[key] >= 0) & (arrays[key] < count)).all() for key, count in (("image", images), ("point", points))
-    )
-    if not sound:
-        raise OmniadError(
-            f"{path} is damaged: it holds numbers that are not finite or point nowhere; build the site again"
-        )
-    return SparsePoints(**{key: arrays[key] for key in expected})
+    arrays = read_arrays(path, _POINTS)
+    for key, count in (("image", images), ("point", len(arrays["xyz"]))):
+        if not ((arrays[key] >= 0) & (arrays[key] < count)).all():
+            raise OmniadError(f"{path} is damaged: {key} holds numbers that point nowhere; build the site again")
+    return SparsePoints(**arrays)
 
 
 def _read(path: Path, type):
@@ -300,6 +288,11 @@ class Site:
                 raise OmniadError(f"{file} names a file outside the site: {name}")
         if "survey" in manifest.stages and manifest.camera is None:
             raise OmniadError(f"{file} is damaged: it has a survey and no camera; build the site again")
+        try:
+            if manifest.camera is not None:
+                manifest.camera.check_pinhole()
+        except ValueError as error:
+            raise OmniadError(f"{file} is damaged: {error}; build the site again") from None
         return {"camera": None, **msgspec.to_builtins(manifest)}
 
     def verify(self) -> None:

@@ -11,10 +11,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from omniad_ros.core.feedback import NoSpaceError, OmniadError, Progress, part, quiet
-from omniad_ros.core.files import check_empty, exclusive
+from omniad_ros.core.feedback import NoSpaceError, OmniadError, Progress, part, quiet, short_of_memory
+from omniad_ros.core.files import as_type, check_empty, exclusive
 from omniad_ros.core.geometry import Pose
 from omniad_ros.core.images import resized
 from omniad_ros.detection import LEAST_HELDOUT, LEAST_TRAINED, NormalViews
@@ -26,6 +27,12 @@ SPACE_FACTOR, SPACE_EXTRA = 2.0, 300e6
 """Free disk needed: a multiple of the survey's bytes, and a rest for map, field and detector."""
 
 logger = logging.getLogger(__name__)
+
+
+class _RadianceInfo(msgspec.Struct):
+    """Of what is noted about a field, what its detector needs: the names of the images that it did not see."""
+
+    heldout: list[str]
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def build_site(
     """Build the site of a survey (a folder, a transforms.json or a video) into ``out``, or go on building it.
 
     Raises OmniadError with one sentence where the survey cannot become a site; a folder that this call made is then
-    removed again. A full disk (NoSpaceError) leaves the finished stages, and the same call goes on with them.
+    removed again. A full disk (NoSpaceError) and short memory leave the finished stages, and the same call goes on with them.
     """
     from omniad_ros.recordings import fingerprint, read_survey
 
@@ -73,7 +80,7 @@ def build_site(
     _check_teacher(options)
     source = read_survey(Path(survey))
     if not options.outside_images:
-        _check_inside(source, Path(survey))
+        check_inside(source, Path(survey))
     _check_count(len(source), options, f"the survey {survey} has only {len(source)} images")
     map_options = _map_options(source, options)
     decisive = {name: value for name, value in asdict(options).items() if name != "outside_images"}
@@ -95,8 +102,8 @@ def build_site(
             _detector_stage(site, options, part(progress, 0.65, 1.0))
         except NoSpaceError:
             raise  # the finished stages stay: the same call goes on
-        except OmniadError:
-            if started_here:
+        except OmniadError as error:
+            if started_here and not short_of_memory(error):  # as where the disk is full, the same call goes on
                 _remove(out, keep_folder=existed)
             raise
     progress(1.0, "the site is built")
@@ -182,7 +189,7 @@ def normal_views(site: Site, novel_views: int, seed: int, progress: Progress = q
 
     images, radiance = site.mapped, load_field(site.radiance_dir)
     camera = site.working_camera(images.camera)
-    held = np.isin(images.names, site.info("radiance")["heldout"])
+    held = np.isin(images.names, as_type(site.info("radiance"), str(site.path / "site.json"), _RadianceInfo).heldout)
     groups = (np.flatnonzero(~held), MOST_TRAINED), (np.flatnonzero(held), MOST_HELDOUT)
     taken = np.sort(np.concatenate([group[chosen(len(group), most)] for group, most in groups]))
     poses = novel_poses(images, novel_views, seed)
@@ -229,7 +236,7 @@ def split(count: int, holdout: int) -> tuple[list[int], list[int]]:
     return [i for i in range(count) if i not in set(heldout)], heldout
 
 
-def _check_inside(source, survey: Path) -> None:
+def check_inside(source, survey: Path) -> None:
     """Raise OmniadError where a survey's images lie elsewhere, by ``..``, an absolute path or a link."""
     folder = (survey if survey.is_dir() else survey.parent).resolve()
     outside = next((file for file in source.files if not file.resolve().is_relative_to(folder)), None)

@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from omniad_ros.commands.options import CommandOptions, RecordingOptions
-from omniad_ros.commands.terminal import ProgressBar
+from omniad_ros.commands.terminal import ProgressBar, show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,4 +28,4 @@ def run(options: AdaptCommand) -> None:
 
     with ProgressBar() as progress:
         count = adapt(options.site, options.images, options.bag.bag_options(), progress)
-    print(f"adapted to {count} views\nSite: {options.site}")
+    show(f"adapted to {count} views\nSite: {options.site}")

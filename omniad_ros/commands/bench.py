@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from omniad_ros.commands.options import CommandOptions, Flag, at_least, unset
-from omniad_ros.commands.terminal import ProgressBar
+from omniad_ros.commands.terminal import ProgressBar, show
 from omniad_ros.core.feedback import OmniadError
 
 
@@ -52,9 +52,9 @@ def run(options: BenchCommand) -> None:
 
             result = bench(options.site, BenchOptions(frames=options.frames), progress, options.partial)
             table = format_bench(result)
-    print(table)
+    show(table)
     if options.json:
         write_json(options.json, result)
         if options.partial:
             options.partial.unlink(missing_ok=True)
-        print(f"Figures: {options.json}")
+        show(f"Figures: {options.json}")

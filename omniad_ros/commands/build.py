@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from omniad_ros.commands.options import CommandOptions, NerfstudioOptions, SiteOptions
-from omniad_ros.commands.terminal import ProgressBar
+from omniad_ros.commands.terminal import ProgressBar, show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,4 +33,4 @@ def run(options: BuildCommand) -> None:
 
     with ProgressBar() as progress:
         build_site(options.survey, options.out, options.site.build_options(options.nerfstudio), progress)
-    print(f"Site: {options.out}")
+    show(f"Site: {options.out}")

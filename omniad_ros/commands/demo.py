@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from omniad_ros.commands.options import CommandOptions, at_least
-from omniad_ros.commands.terminal import ProgressBar
+from omniad_ros.commands.terminal import ProgressBar, show
 from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class DemoCommand(CommandOptions):
 def run(options: DemoCommand) -> None:
     with ProgressBar() as progress:
         table = run_demo(options.out, options.seed, progress)
-    print(table)
-    print(f"Report: {options.out / 'index.html'}\nFigures: {options.out / 'metrics.json'}")
+    show(table)
+    show(f"Report: {options.out / 'index.html'}\nFigures: {options.out / 'metrics.json'}")
 
 
 @dataclass(frozen=True)

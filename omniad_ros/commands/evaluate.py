@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from omniad_ros.commands.options import CommandOptions, Flag, LookOptions, NerfstudioOptions, SiteOptions, unset
-from omniad_ros.commands.terminal import ProgressBar
+from omniad_ros.commands.terminal import ProgressBar, show
 from omniad_ros.core.feedback import OmniadError
 
 
@@ -60,5 +60,5 @@ def run(options: EvaluateCommand) -> None:
     chosen = EvaluationOptions(options.adapt, options.ablation, options.look.detail_side, options.look.whole_frame)
     with ProgressBar() as progress:
         table = evaluate_datasets(options.dataset, options.site, options.out, building, progress, chosen)
-    print(table)
-    print(f"Figures: {options.out / 'metrics.json'}")
+    show(table)
+    show(f"Figures: {options.out / 'metrics.json'}")

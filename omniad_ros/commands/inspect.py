@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from omniad_ros.commands.options import CommandOptions, Flag, LookOptions, RecordingOptions, positive, unset
-from omniad_ros.commands.terminal import ProgressBar
+from omniad_ros.commands.terminal import ProgressBar, show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,4 +47,4 @@ def run(options: InspectCommand) -> None:
     chosen = InspectOptions(inspection=inspection, bag=options.bag.bag_options())
     with ProgressBar() as progress:
         inspect_images(options.site, options.images, options.out, progress, chosen)
-    print(f"Report: {options.out / 'index.html'}")
+    show(f"Report: {options.out / 'index.html'}")

@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from omniad_ros.commands.options import CommandOptions, RecordingOptions
-from omniad_ros.commands.terminal import ProgressBar
+from omniad_ros.commands.terminal import ProgressBar, show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,4 +35,4 @@ def run(options: SurveyCommand) -> None:
         else:
             source = read_survey(options.recording, reading)
         export_survey(source, options.out, part(progress, 0.7, 1.0))
-    print(f"{len(source)} keyframes\nSurvey: {options.out}")
+    show(f"{len(source)} keyframes\nSurvey: {options.out}")

@@ -33,7 +33,7 @@ class ProgressBar:
         return self._redraw
 
     def _redraw(self, fraction: float, message: str) -> None:
-        self.bar.set_description_str(message, refresh=False)
+        self.bar.set_description_str(printable(message), refresh=False)
         self.bar.update(max(0, round(1000 * min(fraction, 1.0)) - self.bar.n))
         self.bar.refresh()
 
@@ -55,7 +55,16 @@ class ProgressBar:
             if fraction < 1
             else "done"
         )
-        print(f"{100 * fraction:3.0f} %  {_clock(elapsed)} elapsed, {left}  {message}", file=sys.stderr, flush=True)
+        print(
+            f"{100 * fraction:3.0f} %  {_clock(elapsed)} elapsed, {left}  {printable(message)}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def show(text: str) -> None:
+    """Print a command's result. Its lines may hold names from strangers."""
+    print("\n".join(map(printable, text.split("\n"))))
 
 
 def _clock(seconds: float) -> str:

@@ -4,10 +4,18 @@ Long work reports through a `Progress` callback and never prints; what a person 
 `OmniadError`, whose text is one sentence that says what to do.
 """
 
+import errno
 from collections.abc import Callable
 
 Progress = Callable[[float, str], None]
 """Called as ``progress(fraction in [0, 1], "what is happening now")``."""
+
+
+MEMORY_WORDS = (
+    "can't allocate memory", "cannot allocate memory", "out of memory", "insufficient memory", "bad_alloc",
+    "failed to map segment from shared object",
+)  # fmt: skip
+"""How libraries say that memory is short where they raise no MemoryError."""
 
 
 class OmniadError(Exception):
@@ -21,6 +29,18 @@ class NoSpaceError(OmniadError):
 def printable(text: str) -> str:
     """A sentence as it may be shown: names in it may come from strangers, and control characters would command a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def short_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, is a want of memory: torch, OpenCV, numba and the loader of shared libraries each
+    have their own words for it."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        if not isinstance(error, OmniadError) and any(words in str(error).lower() for words in MEMORY_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def quiet(fraction: float, message: str) -> None:

@@ -19,6 +19,7 @@ import msgspec
 
 from omniad_ros.core.feedback import NoSpaceError, OmniadError
 
+FULL_DISK = os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full"
 LARGEST_JSON = 256 << 20
 """Bytes: a survey of 100,000 frames takes some 50 MB; what is larger is something else, and would fill the memory."""
 
@@ -183,6 +184,8 @@ def exclusive(folder: Path) -> Iterator[None]:
 def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except NoSpaceError:
+        raise
     except Exception as error:
         if is_full_disk(error):
             raise NoSpaceError(
@@ -193,8 +196,12 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def is_full_disk(error: BaseException) -> bool:
-    """Whether a disk was full; safetensors and HDF5 say so in words of their own."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return not isinstance(error, OmniadError) and os.strerror(errno.ENOSPC) in str(error)
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, is a full disk; safetensors, HDF5 and SQLite say so in words of their own."""
+    while error is not None:
+        if isinstance(error, NoSpaceError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if not isinstance(error, OmniadError) and any(words in str(error) for words in FULL_DISK):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -17,6 +17,8 @@ OPENGL_FROM_OPTICAL = np.diag([1.0, -1.0, -1.0])
 BODY_FROM_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 """Rotation from the optical convention to REP 103's body convention (x forward, y left, z up)."""
 
+MAX_DISTANCE = 1e7
+"""Metres: farther away than any place on earth."""
 DISTORTION_MODELS = ("none", "plumb_bob", "rational_polynomial", "equidistant")
 
 
@@ -38,11 +40,13 @@ class Pose:
     def from_matrix(matrix: np.ndarray) -> Pose:
         """From a (3, 4) or (4, 4) matrix; the rotation is projected to the nearest orthonormal one.
 
-        Raises ValueError where the matrix is not finite or its left part is no rotation.
+        Raises ValueError where the matrix is not finite, its left part is no rotation, or it leads off the earth.
         """
         matrix = np.asarray(matrix, dtype=np.float64)
         if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
             raise ValueError("a pose must be a finite 3x4 or 4x4 matrix")
+        if np.abs(matrix[:3]).max() > MAX_DISTANCE:
+            raise ValueError("a pose is farther away than any place on earth")
         u, singular, vt = np.linalg.svd(matrix[:3, :3])
         if np.linalg.det(u @ vt) < 0 or singular.min() < 0.9 or singular.max() > 1.1:
             raise ValueError("the left 3x3 part of a pose must be a rotation")
@@ -214,6 +218,13 @@ class Camera:
         u = (np.arange(self.width) + 0.5 - self.cx) / self.fx
         v = (np.arange(self.height) + 0.5 - self.cy) / self.fy
         return np.stack([*np.meshgrid(u, v), np.ones((self.height, self.width))], axis=-1)
+
+    def check_pinhole(self) -> None:
+        """Raise ValueError where this can be no real camera without distortion: what is rendered for it would be without end."""
+        side = max(self.width, self.height)
+        lens = min(self.fx, self.fy) > side / 100 and max(self.fx, self.fy) < 1000 * side
+        if not lens or max(abs(self.cx), abs(self.cy)) > 10 * side or self.distortion_model != "none":
+            raise ValueError("its intrinsics are those of no camera without distortion")
 
     def undistorted(self) -> Camera:
         """The pinhole camera that `Rectifier` maps this one's images to (same size and K, no distortion)."""

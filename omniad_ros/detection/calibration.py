@@ -18,7 +18,9 @@ import msgspec
 import numpy as np
 from scipy.special import expit
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+Number = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
+"""Of a calibration: scores are log-odds and sums of distances, some tens at most."""
+Positive = Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)]
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,10 @@ class Calibration:
     at which ``middle`` lies.
     """
 
-    location: float
+    location: Number
     scale: Positive
     rate: Annotated[float, msgspec.Meta(gt=0, lt=1)]
-    middle: float
+    middle: Number
     spread: Positive
 
     @staticmethod

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from omniad_ros.core.arrays import is_sound
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import read_json, write_json
 from omniad_ros.core.images import resized, resized_map
@@ -26,6 +27,8 @@ from omniad_ros.reference.view import ReferenceView
 
 VERSION = 1
 TEACHER = "teacher.safetensors"
+LARGEST_WEIGHT = 1e5
+"""Weights are near 1, and variances of what they give some hundreds."""
 RATIO_TOLERANCE = 0.05
 """By how much the ratios of a frame's and its reference's sides may differ: rounding of small sizes."""
 
@@ -78,7 +81,7 @@ class Detector:
         image: uint8 RGB (H, W, 3); reference: of the same field of view and of any size, None for the distillation alone; whole: of
         a view with a detail, look again everywhere rather than where it pays.
         0.5 is the default threshold: only the stated share of normal frames holds a region above it.
-        Raises OmniadError for other types and shapes.
+        Raises OmniadError for other types and shapes, and where the networks' weights give what is no number.
         """
         check_image(image, "image")
         if reference is not None:
@@ -88,7 +91,7 @@ class Detector:
         size = self.options.working_size(image)
         frame = resized(image, *size)
         if reference is None:
-            return np.clip(resized(self.scores.heatmap(self._distilled(frame)), width, height), 0, 1)
+            return _finite(np.clip(resized(self.scores.heatmap(self._distilled(frame)), width, height), 0, 1))
         if abs(reference.image.shape[1] / reference.image.shape[0] - width / height) > RATIO_TOLERANCE:
             raise OmniadError(
                 "the reference view must have the frame's field of view, but its sides have another ratio"
@@ -103,7 +106,7 @@ class Detector:
                 closer = resized(image, *reference.detail.shape[1::-1]).astype(np.float32) / 255
                 raw = replace(raw, close=look_again(self.networks, closer, reference, raw.logits, whole))
         heat = np.clip(resized(self.scores.heatmap(raw), width, height), 0, 1)
-        return np.where(resized_map(covered, width, height), heat, np.float32(0))
+        return _finite(np.where(resized_map(covered, width, height), heat, np.float32(0)))
 
     def _distilled(self, frame: np.ndarray) -> RawScores:
         return RawScores(self.networks.distillation_scores([frame])[0])
@@ -171,9 +174,25 @@ class Detector:
 
 
 def _check_finite(weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Raise OmniadError where a number is NaN or infinite: each heatmap would be, and nothing found."""
-    if not all(bool(torch.isfinite(values).all()) for values in weights.values() if values.is_floating_point()):
-        raise OmniadError(f"{path} holds values that are not finite; copy the site again or build it again")
+    """Raise OmniadError where numbers cannot be weights: each heatmap would be NaN, and nothing found."""
+    for name, values in weights.items():
+        # the root of a negative variance is NaN, and a product of two absurd weights infinite
+        sound = values.is_floating_point() and is_sound(values.float().numpy(), LARGEST_WEIGHT)
+        if (sound and "running_var" in name and values.numel() and float(values.min()) < 0) or not (
+            sound or values.dtype == torch.int64
+        ):
+            raise OmniadError(
+                f"{path} holds values that are not finite, or that no weight has ({name}); copy the site again or build it again"
+            )
+
+
+def _finite(heatmap: np.ndarray) -> np.ndarray:
+    """The heatmap itself. NaN is above no threshold: such a place would be called normal."""
+    if not np.isfinite(heatmap).all():
+        raise OmniadError(
+            "the detector gives a heatmap that is not finite: its weights are damaged; build the site again"
+        )
+    return heatmap
 
 
 def _read(path: Path, kind: type) -> object:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import cv2
 import msgspec
 import numpy as np
 
 from omniad_ros.core.images import resized
-from omniad_ros.detection.calibration import Calibration
+from omniad_ros.detection.calibration import Calibration, Number, Positive
 
 DISTILLATION_BOUNDS = (-2.0, 6.0)
 """Deviations to which a distillation score is clipped, so that an outlier of it cannot overrule the reference view."""
@@ -67,9 +66,9 @@ class DetailScores(msgspec.Struct, frozen=True):
     """How a second look counts: its logits times ``close``, the first look's score times ``first``, and ``offset``; fused: the
     calibration of both."""
 
-    first: float
-    close: float
-    offset: float
+    first: Number
+    close: Number
+    offset: Number
     fused: Calibration
 
 
@@ -82,15 +81,15 @@ class Scores(msgspec.Struct, frozen=True):
     raised in the survey's photographs of a place; detail: of frames that were looked at twice.
     """
 
-    mean: float
-    deviation: Annotated[float, msgspec.Meta(gt=0)]
-    comparison: float
-    distillation: float
+    mean: Number
+    deviation: Positive
+    comparison: Number
+    distillation: Number
     alone: Calibration
     fused: Calibration | None
-    comparison_in_doubt: float = msgspec.field(default=0.0, name="doubtful")
-    doubt: float = 0.0
-    false_alarm: float = msgspec.field(default=0.0, name="alarm")
+    comparison_in_doubt: Number = msgspec.field(default=0.0, name="doubtful")
+    doubt: Number = 0.0
+    false_alarm: Number = msgspec.field(default=0.0, name="alarm")
     detail: DetailScores | None = None
 
     def standardized(self, distances: np.ndarray) -> np.ndarray:

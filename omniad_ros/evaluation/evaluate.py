@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omniad_ros.building.build import BuildOptions, adapt_into, build_site
+from omniad_ros.building.build import BuildOptions, adapt_into, build_site, check_inside
 from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.core.files import write_json
 from omniad_ros.core.geometry import Camera, Rectifier
@@ -101,7 +101,10 @@ def evaluate_dataset(
         out.mkdir(parents=True, exist_ok=True)
         if site is None:
             survey = dataset.survey_without_tests(out / "survey")
-            chosen = replace(build_options or BuildOptions(), outside_images=True)  # it names the dataset's by ".."
+            chosen = build_options or BuildOptions()
+            if not chosen.outside_images:
+                check_inside(source, dataset.root)
+            chosen = replace(chosen, outside_images=True)  # it names the dataset's by ".."
             site = build_site(survey, out / "site", chosen, part(progress, 0.0, 0.7))
             progress = part(progress, 0.7, 1.0)
         site = site if isinstance(site, Site) else Site.open(site)

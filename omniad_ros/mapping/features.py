@@ -17,6 +17,7 @@ import h5py
 import msgspec
 import numpy as np
 
+from omniad_ros.core.arrays import is_sound
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import check_regular, decode_json
 
@@ -119,18 +120,23 @@ def open_features(path: Path, mode: str = "r") -> h5py.File:
         raise OmniadError(f"{path} is missing or cannot be read as HDF5; build the site again") from error
     if mode == "r":
         try:
-            _check_inside(file, path)
-        except BaseException:
+            if _check_inside(file, path) > path.stat().st_size:
+                raise OmniadError(f"{path} unpacks to more than it holds; build the site again")
+        except BaseException as error:
             file.close()
+            if isinstance(error, (RuntimeError, ValueError, KeyError, OSError)):  # HDF5's own of what is damaged
+                raise OmniadError(f"{path} is damaged ({error}); build the site again") from error
             raise
     return file
 
 
-def _check_inside(group: h5py.Group, path: Path, depth: int = 2) -> None:
-    """Raise OmniadError where HDF5 data lie outside their file: an external link or storage reads whatever it names.
+def _check_inside(group: h5py.Group, path: Path, depth: int = 2) -> int:
+    """Bytes of all data of a group, as they would lie in memory: nobody packs features, and a few bytes can stand for gigabytes.
 
+    Raise OmniadError where HDF5 data lie outside their file: an external link or storage reads whatever it names.
     depth: of groups; hloc's layout has one an image, and an image's name may have folders.
     """
+    size = 0
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise OmniadError(f"{path} links {group.name.rstrip('/')}/{name} to other data; nothing outside it is read")
@@ -138,10 +144,32 @@ def _check_inside(group: h5py.Group, path: Path, depth: int = 2) -> None:
         if isinstance(item, h5py.Dataset):
             if item.external or item.is_virtual:
                 raise OmniadError(f"{path} has the data of {item.name} in another file; nothing outside it is read")
-        elif depth == 0:
+            size += item.size * item.dtype.itemsize
+        elif depth == 0 or not isinstance(item, h5py.Group):
             raise OmniadError(f"{path} is not laid out as a file of features: {item.name} is too deep")
         else:
-            _check_inside(item, path, depth - 1)
+            size += _check_inside(item, path, depth - 1)
+    return size
+
+
+def stored_array(file: h5py.File, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """An array of numbers of a feature file; shape: None for sides of any length.
+
+    Raises OmniadError where it is missing, of another shape, or holds what is no number.
+    """
+    try:
+        item = file[name]
+        fits = isinstance(item, h5py.Dataset) and item.dtype.kind in "uif" and len(item.shape) == len(shape)
+        fits = fits and all(wanted in (None, side) for wanted, side in zip(shape, item.shape, strict=True))
+        values = item[()] if fits else None
+    except (KeyError, ValueError, TypeError, OSError, RuntimeError):  # HDF5's own of what is missing or damaged
+        values = None
+    if values is None or (values.dtype.kind == "f" and not is_sound(values)):
+        wanted = "x".join("N" if side is None else str(side) for side in shape)
+        raise OmniadError(
+            f"{file.filename} is damaged: {name} is missing or is no {wanted} array of numbers; build the site again"
+        )
+    return values
 
 
 def write_features(file: h5py.File, name: str, features: Features) -> None:
@@ -158,13 +186,14 @@ def write_features(file: h5py.File, name: str, features: Features) -> None:
 
 
 def read_features(file: h5py.File, name: str) -> Features:
-    """Features of an image from hloc's layout (bytes, half or single precision)."""
-    group = file[name]
-    keypoints = group["keypoints"][()].astype(np.float32) + np.float32(KEYPOINT_ORIGIN)
-    scores = group["scores"][()].astype(np.float32) if "scores" in group else np.ones(len(keypoints), np.float32)
-    descriptors = unit(group["descriptors"][()].T.astype(np.float32))
+    """Features of an image from hloc's layout (bytes, half or single precision). Raises OmniadError where they are damaged."""
+    keypoints = stored_array(file, f"{name}/keypoints", (None, 2)).astype(np.float32) + np.float32(KEYPOINT_ORIGIN)
+    count, group = len(keypoints), file[name]
+    scores = stored_array(file, f"{name}/scores", (count,)) if "scores" in group else np.ones(count)
+    descriptors = unit(stored_array(file, f"{name}/descriptors", (None, count)).T.astype(np.float32))
     extra = {key: group[key][()] for key in group if key not in STORED}
-    return Features(keypoints, descriptors, scores, tuple(int(s) for s in group["image_size"][()]), extra)
+    size = stored_array(file, f"{name}/image_size", (2,))
+    return Features(keypoints, descriptors, scores.astype(np.float32), tuple(int(side) for side in size), extra)
 
 
 class StoredFeatures(Sequence):
@@ -185,13 +214,29 @@ class StoredFeatures(Sequence):
             return read_features(file, self._names[index])
 
 
+def read_vocabulary(file: h5py.File) -> np.ndarray | None:
+    """(words, D) float32 of a file of global features; None where they are another network's. Raises OmniadError."""
+    try:
+        words = file.attrs.get("vocabulary")
+    except (OSError, ValueError, TypeError):  # HDF5's own of what is damaged
+        words = ""
+    if words is None:
+        return None
+    if not isinstance(words, np.ndarray) or words.ndim != 2 or words.dtype.kind != "f" or not is_sound(words):
+        raise OmniadError(f"{file.filename} is damaged: its vocabulary is none; build the site again")
+    return words.astype(np.float32)
+
+
 def write_description(file: h5py.File, source: FeatureSource) -> None:
     file.attrs["source"] = json.dumps(source.describe())
 
 
 def read_description(file: h5py.File) -> Description:
     """Raises OmniadError where a feature file does not say which features it holds."""
-    text = file.attrs.get("source")
+    try:
+        text = file.attrs.get("source")
+    except (OSError, ValueError, TypeError):  # HDF5's own of what is damaged
+        text = None
     if not isinstance(text, str):
         raise OmniadError(f"{file.filename} does not say which features it holds; build the site again")
     return decode_json(text, f"the kind of features in {file.filename}", Description)

@@ -130,6 +130,7 @@ class Localizer:
                 f"the image is {image.shape[1]}x{image.shape[0]}, its camera {camera.width}x{camera.height}"
             )
         frame, options = self._map.source.extract(image), self.options
+        self._map.check_kind(frame)
         if len(frame) >= options.min_inliers:
             if prior is not None:
                 near = self._map.near(prior, options.neighbours)

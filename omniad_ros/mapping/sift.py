@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import cv2
+import msgspec
 import numpy as np
 
+from omniad_ros.core.images import MAX_SIDE
 from omniad_ros.mapping.backend import backend
 from omniad_ros.mapping.features import Features, unit
 
@@ -20,10 +22,10 @@ class SiftOptions:
     are shrunk, those under 0.75 of it are enlarged twofold by SIFT's first octave.
     """
 
-    max_features: int = 2000
-    peak_threshold: float = 0.003
-    working_side: int = 640
-    max_side: int = 1024
+    max_features: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2000
+    peak_threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.003
+    working_side: Annotated[int, msgspec.Meta(ge=16, le=MAX_SIDE)] = 640
+    max_side: Annotated[int, msgspec.Meta(ge=16, le=MAX_SIDE)] = 1024
 
 
 @dataclass(frozen=True)

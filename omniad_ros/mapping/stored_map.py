@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
+from omniad_ros.core.arrays import is_sound
+from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Pose
 from omniad_ros.mapping.features import (
     FEATURES,
@@ -16,13 +18,15 @@ from omniad_ros.mapping.features import (
     StoredFeatures,
     open_features,
     read_description,
+    read_vocabulary,
+    stored_array,
     unit,
 )
-from omniad_ros.mapping.model import read_model
+from omniad_ros.mapping.model import MappedImage, read_model
 from omniad_ros.mapping.pairs import pose_embedding
 from omniad_ros.mapping.retrieval import nearest_images, vlad
 from omniad_ros.mapping.sources import open_source
-from omniad_ros.site import SparsePoints, read_points
+from omniad_ros.site import SparsePoints, read_points, read_transforms
 
 MOST_POINTS, MOST_LOOKS = 3000, 4
 """A frame is compared with at most so many points, each as at most so many images saw it."""
@@ -43,21 +47,26 @@ class StoredMap:
         self.features = StoredFeatures(directory / FEATURES, [entry.name for entry in images])
         self.poses = [entry.pose for entry in images]
         number = np.unique(np.concatenate([entry.point for entry in images]))
+        self._check(directory, images, len(number) == len(points.xyz) > 0)
         image, point, pixel, keypoint, descriptors, looks = [], [], [], [], [], []
         with open_features(directory / FEATURES) as features, open_features(directory / LOOKS) as global_features:
             self.source = open_source(read_description(features))
-            self._vocabulary = (
-                global_features.attrs["vocabulary"].astype(np.float32)
-                if "vocabulary" in global_features.attrs
-                else None
-            )
+            self._vocabulary = read_vocabulary(global_features)
+            dimension, length = None, None
+            if self._vocabulary is not None:
+                dimension, length = self._vocabulary.shape[1], self._vocabulary.size
             for index, entry in enumerate(images):
                 image.append(np.full(len(entry.point), index, np.int32))
                 point.append(np.searchsorted(number, entry.point).astype(np.int32))
                 pixel.append(entry.pixel)
                 keypoint.append(entry.keypoint)
-                descriptors.append(features[entry.name]["descriptors"][()].T[entry.keypoint])
-                looks.append(global_features[entry.name]["global_descriptor"][()])
+                described = stored_array(features, f"{entry.name}/descriptors", (dimension, None)).T
+                if entry.keypoint.max(initial=-1) >= len(described):
+                    raise OmniadError(f"{features.filename} lacks keypoints of {entry.name}; build the site again")
+                dimension = described.shape[1]
+                descriptors.append(described[entry.keypoint])
+                looks.append(stored_array(global_features, f"{entry.name}/global_descriptor", (length,)))
+                length = len(looks[-1])
         self.points = SparsePoints(points.xyz, points.rgb, *(np.concatenate(x) for x in (image, point, pixel)))
         self.xyz = points.xyz.astype(np.float64)
         self._keypoint, self._descriptors = np.concatenate(keypoint), np.concatenate(descriptors)
@@ -68,16 +77,40 @@ class StoredMap:
             for i, p in enumerate(self.poses)
         ]
         self.scale = float(np.median(np.concatenate(depths)))
+        if not self.scale > 0:
+            raise OmniadError(
+                f"the map in {directory} is damaged: its points lie behind its cameras; build the site again"
+            )
         self.similarity = self._chance_similarity()
         self._tree = cKDTree(pose_embedding(self.poses, self.scale))
+
+    @staticmethod
+    def _check(directory: Path, images: list[MappedImage], all_points: bool) -> None:
+        """Raise OmniadError where the map's files are not of one map: each is sound, but they name other images or points."""
+        names = read_transforms(directory / "transforms.json").names
+        same = len(names) == len(images) and all(n.endswith(entry.name) for n, entry in zip(names, images))
+        if not (same and all_points and all(is_sound(entry.pixel) for entry in images)):
+            raise OmniadError(
+                f"the map in {directory} is damaged: {MODEL}, points.safetensors and transforms.json are not of one map; "
+                "build the site again"
+            )
 
     def near(self, pose: Pose, count: int) -> np.ndarray:
         """Indices of the ``count`` images that see most of what a camera at ``pose`` sees, best first."""
         return np.atleast_1d(self._tree.query(pose_embedding([pose], self.scale)[0], k=min(count, len(self.poses)))[1])
 
+    def check_kind(self, frame: Features) -> None:
+        """Raise OmniadError where the map's descriptors cannot be compared with a frame's."""
+        if frame.descriptors.shape[1] != self._descriptors.shape[1]:
+            raise OmniadError(
+                "the map's descriptors are not of the kind of features that it names; build the site again"
+            )
+
     def alike(self, image: np.ndarray, frame: Features, count: int) -> np.ndarray:
         """Indices of the ``count`` images that look most like a frame (uint8 RGB, and its features), best first."""
         look = vlad(frame.descriptors, self._vocabulary) if self._vocabulary is not None else self.source.look(image)
+        if look is None or len(look) != self._looks.shape[1]:
+            raise OmniadError("the map does not know what its images look like; build the site again")
         return nearest_images(look, self._looks, count)
 
     def appearance(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,12 +15,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.core.geometry import MAX_DISTANCE, Camera, Pose
 from omniad_ros.core.images import LAST_BYTES, MAX_PIXELS, MAX_SIDE, is_cut_off
 
 MAX_DISTORTION = 1e6
-MAX_DISTANCE = 1e7
-"""Metres: farther away than any place on earth."""
 SAME_SHAPE = 0.01
 """Share by which the ratio of an image's sides may differ from its camera_info's, where one is the other reduced."""
 

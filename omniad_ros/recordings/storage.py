@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import heapq
 import logging
-import shutil
 import sqlite3
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from omniad_ros.core.feedback import OmniadError
+from omniad_ros.core.files import check_regular
 from omniad_ros.core.images import natural_key
 
 SUFFIXES = (".mcap", ".db3")
@@ -24,7 +26,20 @@ COMPRESSED = ".zstd"
 LARGEST_RECORD = 1 << 30
 """Bytes: a record that says it is longer is damaged."""
 
+MOST_PACKED = 200
+"""How many times larger than its packed file a recording is at most; pictures are packed to a tenth at best."""
+LARGEST_METADATA = 1 << 20
+"""Bytes of a metadata.yaml: one of a thousand files has a third."""
+BLOCK = 1 << 20
+
 logger = logging.getLogger(__name__)
+
+
+class _Metadata(msgspec.Struct):
+    """Of metadata.yaml, what is believed."""
+
+    relative_file_paths: list[str] | None = None
+    compression_mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,10 +70,17 @@ def one_line(error: Exception) -> str:
 
 
 def unpacked(data: bytes) -> bytes:
-    """What Zstandard packed, also where the size is not in its header."""
+    """What Zstandard packed, also where the size is not in its header. Raises ValueError where it is more than any message."""
     import zstandard
 
-    return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    parts, size = [], 0
+    with zstandard.ZstdDecompressor().stream_reader(data) as reader:
+        while part := reader.read(BLOCK):
+            size += len(part)
+            if size > LARGEST_RECORD:
+                raise ValueError("it unpacks to more than any message has")
+            parts.append(part)
+    return b"".join(parts)
 
 
 class McapFile:
@@ -133,6 +155,7 @@ class Sqlite3File:
         self.path, self.compressed = path, compressed
         self.database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
         try:
+            self._check_tables()
             counts = dict(self.database.execute("SELECT topic_id, COUNT(*) FROM messages GROUP BY topic_id"))
             rows = self.database.execute("SELECT id, name, type, serialization_format FROM topics").fetchall()
         except sqlite3.Error:
@@ -142,6 +165,14 @@ class Sqlite3File:
         self.topics = _merged(
             Topic(name, _full(kind), encoding, counts.get(key, 0)) for key, name, kind, encoding in rows
         )
+
+    def _check_tables(self) -> None:
+        """Raise sqlite3.Error where what is read is computed by what the file says: that may have no end."""
+        kinds = dict(self.database.execute("SELECT name, type FROM sqlite_master WHERE name IN ('messages', 'topics')"))
+        for table in ("messages", "topics"):
+            columns = self.database.execute(f"PRAGMA table_xinfo({table})").fetchall()
+            if kinds.get(table) != "table" or any(hidden for *_, hidden in columns):
+                raise sqlite3.DatabaseError(f"it has no plain table of {table}")
 
     def close(self) -> None:
         self.database.close()
@@ -203,6 +234,7 @@ class Bag:
         found, errors = [], []
         for path in paths:
             try:
+                check_regular(path)
                 plain = self._decompressed(path) if path.name.endswith(COMPRESSED) else path
                 file = McapFile(plain, compressed) if plain.suffix == ".mcap" else Sqlite3File(plain, compressed)
                 self._stack.callback(file.close)
@@ -228,7 +260,13 @@ class Bag:
 
         plain = Path(self._stack.enter_context(tempfile.TemporaryDirectory())) / path.name.removesuffix(COMPRESSED)
         with path.open("rb") as source, plain.open("wb") as target:
-            shutil.copyfileobj(zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True), target)
+            room = MOST_PACKED * path.stat().st_size
+            reader = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
+            while part := reader.read(BLOCK):
+                room -= len(part)
+                if room < 0:
+                    raise ValueError("it unpacks to more than any recording")
+                target.write(part)
         return plain
 
 
@@ -246,7 +284,7 @@ def storage_files(path: Path) -> tuple[list[Path], bool]:
     if not present:
         raise OmniadError(f"{path} is no bag: it holds neither a .mcap nor a .db3 file")
     facts = _metadata(path / "metadata.yaml")
-    named = [Path(str(name)).name for name in facts.get("relative_file_paths") or ()]
+    named = [Path(name).name for name in facts.relative_file_paths or ()] if facts else []
     if absent := [name for name in named if not (path / name).is_file()]:
         logger.warning(
             "%s misses %d of the files that its metadata.yaml names: left out (the first is %s)",
@@ -258,16 +296,18 @@ def storage_files(path: Path) -> tuple[list[Path], bool]:
         logger.warning(
             "%s holds files that its metadata.yaml does not name: read all the same (the first is %s)", path, further[0]
         )
-    return present, str(facts.get("compression_mode", "")).lower() == "message"
+    return present, facts is not None and (facts.compression_mode or "").lower() == "message"
 
 
-def _metadata(path: Path) -> dict:
+def _metadata(path: Path) -> _Metadata | None:
     import yaml
 
     if not path.is_file():
-        return {}
+        return None
     try:
-        return dict(yaml.safe_load(path.read_text())["rosbag2_bagfile_information"])
+        if path.stat().st_size > LARGEST_METADATA:
+            raise ValueError("it is too large")
+        return msgspec.convert(yaml.safe_load(path.read_text())["rosbag2_bagfile_information"], _Metadata)
     except Exception as error:
         logger.warning("%s cannot be read and is not used (%s)", path, one_line(error))
-        return {}
+        return None

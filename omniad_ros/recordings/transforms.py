@@ -18,9 +18,9 @@ import numpy as np
 
 from omniad_ros.core.feedback import OmniadError, Progress, quiet
 from omniad_ros.core.files import as_type, read_json
-from omniad_ros.core.geometry import Camera, Pose, Rectifier
+from omniad_ros.core.geometry import MAX_DISTANCE, Camera, Pose, Rectifier
 from omniad_ros.core.images import MAX_SIDE, SUFFIXES, check_pictures, list_images, read_pictures, unique_names
-from omniad_ros.recordings.messages import MAX_DISTANCE, MAX_DISTORTION
+from omniad_ros.recordings.messages import MAX_DISTORTION
 from omniad_ros.recordings.source import SurveySource
 
 VARIES = 0.1

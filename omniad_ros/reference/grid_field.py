@@ -10,16 +10,17 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
+from omniad_ros.core.arrays import Expected, read_arrays
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import read_json, write_atomically, write_json
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.reference.compiled import parallel
 from omniad_ros.reference.coverage import seen
 from omniad_ros.reference.field import Rendering
-from omniad_ros.reference.grid import STRIDE, Grid, table_shape
+from omniad_ros.reference.grid import PARTS, STRIDE, Grid, table_shape
 from omniad_ros.reference.marching import Rays, Rendered, Steps, render
-from omniad_ros.reference.shading import shade
-from omniad_ros.reference.voxels import FEATURES, VOXELS
+from omniad_ros.reference.shading import DIRECTION, HIDDEN, shade
+from omniad_ros.reference.voxels import FEATURES, SKY_HEIGHT, SKY_WIDTH, VOXELS
 
 CHUNK = 1024
 STEPS = Steps(STRIDE, floor=1e-3, stop=1e-2)
@@ -36,6 +37,17 @@ SAMPLE_DEPTH = 1e-3, 1e3
 """Optical depths of a voxel of unit density between which a field is: those that are trained lie at about 1."""
 Length = Annotated[float, msgspec.Meta(gt=1e-6, lt=1e6)]
 Place = Annotated[float, msgspec.Meta(gt=-1e7, lt=1e7)]
+
+
+_WEIGHTS = {
+    "positions": Expected("i2", ("blocks", 3)), "kept": Expected("u1", ("bits",)), "density": Expected("f2", ("kept voxels",)),
+    "features": Expected("u1", ("kept voxels", FEATURES)), "feature_low": Expected("f4", (FEATURES,)),
+    "feature_step": Expected("f4", (FEATURES,)), "views": Expected("u1", ("blocks and none", PARTS)),
+    "along": Expected("u4", ("blocks and none", PARTS)), "sky": Expected("f4", (SKY_HEIGHT, SKY_WIDTH, FEATURES)),
+    "shader.0.weight": Expected("f4", (HIDDEN, FEATURES + DIRECTION)), "shader.0.bias": Expected("f4", (HIDDEN,)),
+    "shader.2.weight": Expected("f4", (3, HIDDEN)), "shader.2.bias": Expected("f4", (3,)),
+}  # fmt: skip
+"""What `GridField.save` writes."""
 
 
 class _Version(msgspec.Struct):
@@ -132,29 +144,28 @@ class GridField:
     @staticmethod
     def load(directory: Path) -> GridField:
         """Raises OmniadError where the files are not a grid field."""
-        from safetensors.numpy import load_file
-
+        weights = directory / "weights.safetensors"
         try:
             file = directory / "field.json"
             if read_json(file, _Version).version != VERSION:
                 raise OmniadError(
                     f"{directory} holds a grid field of another version of omniad_ros; build the site again"
                 )
-            info, tensors = read_json(file, _FieldFile), load_file(directory / "weights.safetensors")
+            info = read_json(file, _FieldFile)
             info.check(file)
-            if not all(np.isfinite(values).all() for values in tensors.values() if values.dtype.kind == "f"):
-                raise OmniadError(
-                    f"{directory / 'weights.safetensors'} holds values that are not finite; build the site again"
-                )
+            tensors = read_arrays(weights, _WEIGHTS)
             positions = tensors["positions"].astype(np.int64)
             table = np.zeros(info.table, np.int32)
             if (positions < 0).any() or (positions >= info.table).any():
-                raise OmniadError(
-                    f"{directory / 'weights.safetensors'} has blocks outside the field; build the site again"
-                )
+                raise OmniadError(f"{weights} has blocks outside the field; build the site again")
             table[tuple(positions.T)] = np.arange(1, len(positions) + 1)
+            blocks = np.count_nonzero(table) + 1
+            if not len(positions) + 1 == blocks == len(tensors["views"]):
+                raise OmniadError(f"{weights} does not say of each block once where it is; build the site again")
             grid = Grid(info.center, info.half, info.voxel, info.scale, table, tensors["sky"])
-            kept = np.unpackbits(tensors["kept"], count=len(grid) * VOXELS).astype(bool)
+            kept = np.unpackbits(tensors["kept"], count=blocks * VOXELS).astype(bool)
+            if np.count_nonzero(kept) != len(tensors["density"]):
+                raise OmniadError(f"{weights} has densities of other voxels than it keeps; build the site again")
             grid.density[kept] = tensors["density"]
             grid.features[kept] = tensors["features"] * tensors["feature_step"] + tensors["feature_low"]
             grid.views, grid.along = tensors["views"], tensors["along"]

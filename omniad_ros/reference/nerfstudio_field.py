@@ -6,7 +6,9 @@ Their coverage comes from small depth maps of the training views: a point is cov
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
 from omniad_ros.core.feedback import OmniadError
@@ -19,6 +21,18 @@ from omniad_ros.reference.trainer import silent_nerfstudio, tensors
 from omniad_ros.reference.visibility import VISIBILITY, DepthViews, count_views
 
 COVERED_OPACITY = 0.7
+Row = tuple[float, float, float, float]
+
+
+class _FieldFile(msgspec.Struct):
+    """field.json; what else a build noted there is passed over."""
+
+    method: str
+    views: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    transform: tuple[Row, Row, Row]
+    scale: Annotated[float, msgspec.Meta(gt=0)]
+    camera: Camera
+    options: list[str] = []
 
 
 def place_in_unit_box(config) -> None:
@@ -95,18 +109,18 @@ class NerfstudioField:
         import torch
         from safetensors.torch import load_file
 
-        info = read_json(directory / "field.json")
+        info = read_json(directory / "field.json", _FieldFile)
         try:
             from nerfstudio.data.scene_box import SceneBox
 
             with silent_nerfstudio():
-                config = method_config(info.get("method"), info.get("options", ()))
+                config = method_config(info.method, info.options)
                 place_in_unit_box(config)
                 device = "cuda" if torch.cuda.is_available() else "cpu"
                 box = SceneBox(aabb=torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]))
                 model = config.pipeline.model.setup(
                     scene_box=box,
-                    num_train_data=info["views"],
+                    num_train_data=info.views,
                     metadata={},
                     device=device,
                     grad_scaler=None,
@@ -116,11 +130,11 @@ class NerfstudioField:
                 depths, poses = state.pop("training.depths"), state.pop("training.poses")
                 if set(state) != set(tensors(model)):
                     raise OmniadError(
-                        f"the weights in {directory} are not those of nerfstudio's {info['method']}; build the site again"
+                        f"the weights in {directory} are not those of nerfstudio's {info.method}; build the site again"
                     )
                 model.load_state_dict(state, strict=False)
-            field = NerfstudioField(model.to(device).eval(), info["transform"], info["scale"])
-            field.camera = Camera.from_dict(info["camera"])
+            field = NerfstudioField(model.to(device).eval(), np.array(info.transform), info.scale)
+            field.camera = info.camera
             field.survey = DepthViews.of(
                 [Pose(p[:3, :3], p[:3, 3]) for p in poses.numpy()], field.camera, depths.numpy()
             )

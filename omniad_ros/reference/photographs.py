@@ -16,8 +16,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+from omniad_ros.core.arrays import Expected, read_arrays
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.core.images import resized, resized_map
@@ -30,6 +31,14 @@ from omniad_ros.site import Site
 
 PHOTOGRAPHS = "views.safetensors"
 """The file of a site's detector in which its photographs are."""
+
+
+_VIEW = "views", "rows", "columns"
+_FILE = {
+    "images": Expected("u1", (*_VIEW, 3)), "depths": Expected("f2", _VIEW, gaps=True), "poses": Expected("f4", ("views", 3, 4)),
+    "camera": Expected("f8", (6,)), "alarms": Expected("u1", _VIEW, optional=True), "sources": Expected("i4", ("views",), optional=True),
+}  # fmt: skip
+"""What `Photographs.save` writes."""
 
 
 @dataclass(frozen=True)
@@ -214,17 +223,19 @@ class Photographs:
     @staticmethod
     def load(path: Path) -> Photographs:
         """Raises OmniadError where the file is not what `save` writes."""
+        data = read_arrays(path, _FILE)
+        count, height, width = data["depths"].shape
+        false_alarms = data.get("alarms", np.zeros(data["depths"].shape, np.uint8))  # sites of 0.1.0 have none
+        sources = data.get("sources", np.full(count, -1, np.int32))
         try:
-            data = load_file(path)
-            width, height, *intrinsics = data["camera"].tolist()
-            false_alarms = data.get("alarms", np.zeros(data["depths"].shape, np.uint8))  # sites of 0.1.0 have none
-            camera = Camera(int(width), int(height), *intrinsics)
-            if not np.isfinite(data["poses"]).all():
-                raise ValueError("a pose that is not finite")
-            sources = data.get("sources", np.full(len(data["images"]), -1, np.int32))
-            return Photographs(data["images"], data["depths"], data["poses"], camera, false_alarms, sources)
-        except Exception as error:  # safetensors raises many kinds for a damaged file
-            raise OmniadError(f"{path} is missing or damaged") from error
+            camera = Camera(int(data["camera"][0]), int(data["camera"][1]), *data["camera"][2:].tolist())
+            if (camera.width, camera.height) != (width, height) or not count:
+                raise ValueError("the photographs are not of its camera's size")
+            for pose in data["poses"]:
+                Pose.from_matrix(pose)
+        except ValueError as error:
+            raise OmniadError(f"{path} is damaged: {error}; build the site again") from None
+        return Photographs(data["images"], data["depths"], data["poses"], camera, false_alarms, sources)
 
 
 def _rays(camera: Camera, pose: Pose) -> np.ndarray:

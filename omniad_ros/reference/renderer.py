@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import read_json
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.reference.field import Field
@@ -40,7 +41,10 @@ class ReferenceRenderer:
         field = load_field(site.radiance_dir)
         if not path.is_file():
             return ReferenceRenderer(field, None)
-        return ReferenceRenderer(field, Photographs.load(path), FullSize.of_site(site))
+        photographs, full_size = Photographs.load(path), FullSize.of_site(site)
+        if full_size is not None and photographs.sources.max() >= len(full_size.mapped):
+            raise OmniadError(f"{path} is damaged: it names survey images that are not mapped; build the site again")
+        return ReferenceRenderer(field, photographs, full_size)
 
     def render(self, camera: Camera, pose: Pose, detail: Camera | None = None) -> ReferenceView:
         """What the place should look like to ``camera`` (without distortion) at ``pose``, at the camera's size; and, where the
