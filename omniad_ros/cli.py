@@ -111,9 +111,9 @@ def _help() -> str:
 def _sentence(error: Exception) -> str:
     """What an error means to the user."""
     if short_of_memory(error):
-        return (
-            f"memory is short ({error or 'none is left'}); free some, or build the site with a smaller --longest-side"
-        )
+        # a reader that takes it for damage would mislead
+        said = "none is left" if isinstance(error, OmniadError) or not str(error) else error
+        return f"memory is short ({said}); free some, or build the site with a smaller --longest-side"
     if isinstance(error, OmniadError):
         return str(error)
     if is_full_disk(error):
