@@ -120,9 +120,9 @@ def _sentence(error: Exception) -> str:
     from omniad_ros.core.files import is_full_disk
 
     if short_of_memory(error):
-        return (
-            f"memory is short ({error or 'none is left'}); free some, or build the site with a smaller --longest-side"
-        )
+        # a reader that takes it for damage would mislead
+        said = "none is left" if isinstance(error, OmniadError) or not str(error) else error
+        return f"memory is short ({said}); free some, or build the site with a smaller --longest-side"
     if isinstance(error, OmniadError):
         return str(error)
     if is_full_disk(error):

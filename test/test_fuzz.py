@@ -181,7 +181,7 @@ def main(site: Path, folder: Path) -> None:
             start = time.process_time()
             print(name, flush=True)
             quick = name.endswith("json") and not name.startswith(("map", "radiance", "detector"))
-            fuzz(root, name, read, 200 if quick else 40)
+            fuzz(root, name, read, 150 if quick else 25)
             print(f"  {time.process_time() - start:.1f} s", flush=True)
 
 

@@ -22,7 +22,7 @@ from omniad_ros.core.files import disk_errors, read_json
 from omniad_ros.core.images import check_picture, read_image, read_picture, write_image
 from omniad_ros.evaluation import evaluate_dataset
 from omniad_ros.mapping import Localizer
-from omniad_ros.mapping.features import open_features
+from omniad_ros.mapping.features import Features, open_features, write_features
 from omniad_ros.patrol.pipeline import Inspector
 from omniad_ros.recordings import open_frames, read_survey
 from omniad_ros.reference.grid_field import VERSION, GridField
@@ -255,12 +255,46 @@ def write_survey_folder(path):
     return data
 
 
-@pytest.mark.parametrize("changes", ['"w": 1e400', '"w": 1e9, "h": 7.5e8', '"k1": 1e9', '"w": NaN', '"h": -1e300'])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        '"w": 1e400',
+        '"w": 1e9, "h": 7.5e8',
+        '"k1": 1e9',
+        '"k1": 1e5',
+        '"k1": -0.3, "p2": -2e4',
+        '"w": NaN',
+        '"h": -1e300',
+    ],
+)
 def test_numbers_that_no_camera_has_are_refused(tmp_path, changes):
     data = write_survey_folder(tmp_path / "survey")
     (tmp_path / "survey" / "transforms.json").write_text(json.dumps(data)[:-1] + f", {changes}}}")
     with pytest.raises(OmniadError):
         read_survey(tmp_path / "survey")
+
+
+def test_a_picture_that_is_a_program_or_has_no_readable_name_is_refused(tmp_path):
+    """PIL would hand PostScript to Ghostscript, and OpenCV crashes with a name that is no text."""
+    write_survey_folder(tmp_path / "survey")
+    (tmp_path / "survey" / "transforms.json").unlink()
+    replaced(
+        tmp_path / "survey" / "0.png",
+        lambda file: file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+    )
+    with pytest.raises(OmniadError, match="cannot identify"):
+        read_survey(tmp_path / "survey")
+    os.rename(tmp_path / "survey" / "0.png", os.fsencode(tmp_path / "survey") + b"/\xff.png")
+    with pytest.raises(OmniadError, match="not UTF-8"):
+        read_survey(tmp_path / "survey")
+
+
+def test_features_do_not_fill_a_disk_to_the_last_byte(tmp_path, monkeypatch):
+    """HDF5 ends in a segmentation fault where it cannot write what it holds in memory."""
+    found = Features(np.zeros((9, 2), np.float32), np.zeros((9, 128), np.float32), np.ones(9, np.float32), (32, 24))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
+    with pytest.raises(NoSpaceError), disk_errors(tmp_path), open_features(tmp_path / "features.h5", "w") as file:
+        write_features(file, "0.png", found)
 
 
 def test_a_pose_beyond_the_earth_is_refused(tmp_path):

@@ -91,8 +91,13 @@ def _sentence(error: msgspec.ValidationError) -> str:
 def check_regular(path: Path) -> os.stat_result:
     """The status of a file that may be opened: a named pipe or a device would hang whoever reads it, or have no end.
 
-    Links are followed. Raises OmniadError for any other kind of file, OSError where there is none.
+    Links are followed. Raises OmniadError for any other kind of file, and for a name that is no text, with which OpenCV crashes;
+    OSError where there is none.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise OmniadError(f"{path} has a name that is not UTF-8; rename it") from None
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise OmniadError(f"{path} cannot be read: it is {kind_of_file(status.st_mode)}, not a regular file")

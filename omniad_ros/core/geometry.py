@@ -19,6 +19,8 @@ BODY_FROM_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0
 
 MAX_DISTANCE = 1e7
 """Metres: farther away than any place on earth."""
+MOST_DISTORTED = 20.0
+"""How many times farther from the middle a lens shows a corner than a pinhole would, at most; fisheyes show it nearer."""
 DISTORTION_MODELS = ("none", "plumb_bob", "rational_polynomial", "equidistant")
 
 
@@ -218,6 +220,26 @@ class Camera:
         u = (np.arange(self.width) + 0.5 - self.cx) / self.fx
         v = (np.arange(self.height) + 0.5 - self.cy) / self.fy
         return np.stack([*np.meshgrid(u, v), np.ones((self.height, self.width))], axis=-1)
+
+    def check_distortion(self) -> None:
+        """Raise ValueError where no lens distorts so: a corner of the image would come to lie many images away."""
+        u, v = np.array([0.0, self.width]) - self.cx, np.array([0.0, self.height]) - self.cy
+        squared = np.add.outer((u / self.fx) ** 2, (v / self.fy) ** 2)
+        k = np.zeros(8)
+        k[: min(len(self.distortion), 8)] = self.distortion[:8]
+        with np.errstate(all="ignore"):
+            if self.distortion_model == "equidistant":
+                angle = np.arctan(np.sqrt(squared)) ** 2
+                factor = 1 + angle * (k[0] + angle * (k[1] + angle * (k[2] + angle * k[3])))
+            else:
+                factor = (1 + squared * (k[0] + squared * (k[1] + squared * k[4]))) / (
+                    1 + squared * (k[5] + squared * (k[6] + squared * k[7]))
+                )
+            factor = np.abs(factor) + 3 * np.abs(k[2:4]).max() * np.sqrt(squared) * (
+                self.distortion_model != "equidistant"
+            )
+        if not (factor < MOST_DISTORTED).all():
+            raise ValueError("its distortion is that of no lens")
 
     def check_pinhole(self) -> None:
         """Raise ValueError where this can be no real camera without distortion: what is rendered for it would be without end."""

@@ -34,6 +34,8 @@ UPRIGHT = {
 LAST_BYTES = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "WEBP": b"", "TIFF": b""}
 """The formats of compressed images in messages, and what a whole one has in its last `PADDING` bytes."""
 PADDING = 4096
+READ = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""The formats, as PIL names them, that may be looked at, whatever a file is called: PIL hands PostScript to a program that runs it."""
 MAX_SIDE, MAX_PIXELS = 1 << 14, 1 << 26
 """Pixels beyond which an image is no camera's: 64 megapixels, the most that machine vision cameras with ROS drivers give."""
 
@@ -45,7 +47,7 @@ def check_size(path: Path) -> None:
 
     try:
         check_regular(path)
-        with Image.open(path) as image:
+        with Image.open(path, formats=READ) as image:
             size = image.size
     except Image.DecompressionBombError:
         raise OmniadError(f"{path} is an image with more pixels than any camera has") from None
@@ -117,7 +119,7 @@ def read_picture(path: Path, upright: bool = True) -> np.ndarray:
     if image.dtype != np.uint8:
         raise OmniadError(f"{path} has pixels of type {image.dtype}; images must have 8 or 16 bits a channel")
     if upright:
-        with Image.open(path) as file:
+        with Image.open(path, formats=READ) as file:
             image = UPRIGHT.get(_orientation(file), lambda image: image)(image)
     if image.ndim == 2:
         return np.repeat(image[..., None], 3, axis=2)
@@ -165,7 +167,7 @@ def check_picture(path: Path, upright: bool = True) -> tuple[int, int, bool]:
 
     try:
         check_regular(path)
-        with Image.open(path) as image:
+        with Image.open(path, formats=READ) as image:
             kind, mode, (width, height) = image.format, image.mode, image.size
             _check_pixels(path, width, height)
             turned = _orientation(image)

@@ -20,6 +20,7 @@ from omniad_ros.mapping.features import (
     MODEL,
     FeatureSource,
     StoredFeatures,
+    check_room,
     open_features,
     write_description,
     write_features,
@@ -102,6 +103,7 @@ def build_map(survey: PosedImages, out: Path, progress: Progress = quiet, option
     with open_features(out / LOOKS, "w") as file:
         if vocabulary is not None:
             file.attrs["vocabulary"] = vocabulary.astype(np.float16)
+        check_room(file, sum(look.nbytes for look in looks))
         for name, look in zip(names, looks):
             file.create_group(name)["global_descriptor"] = look.astype(np.float16)
     for leftover in out.glob(".*"):

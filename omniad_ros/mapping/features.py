@@ -6,8 +6,11 @@ every source. Features of the survey are kept in an HDF5 file in hloc's layout, 
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +27,8 @@ from omniad_ros.core.files import check_regular, decode_json
 KEYPOINT_ORIGIN = 0.5
 """hloc stores keypoints with pixel centres at integers; this package has them at half-integers, as COLMAP does."""
 
+ROOM = 16 << 20
+"""Bytes that stay free on a disk: what HDF5 keeps in memory of a file until it is closed."""
 STORED = ("keypoints", "scores", "descriptors", "image_size")
 MODEL, FEATURES, LOOKS = "sfm", "features.h5", "global-features.h5"
 """A map's parts: COLMAP's model, the local features and the global ones of its images."""
@@ -172,8 +177,18 @@ def stored_array(file: h5py.File, name: str, shape: tuple[int | None, ...]) -> n
     return values
 
 
+def check_room(file: h5py.File, size: int) -> None:
+    """Raise OSError, as a full disk does, where so many bytes more will not fit: HDF5 crashes when it cannot write what it holds."""
+    if shutil.disk_usage(Path(file.filename).parent).free < size + ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.filename)
+
+
 def write_features(file: h5py.File, name: str, features: Features) -> None:
-    """Add an image's features in hloc's layout: keypoints (N, 2), scores (N,), descriptors (D, N), image_size (2,)."""
+    """Add an image's features in hloc's layout: keypoints (N, 2), scores (N,), descriptors (D, N), image_size (2,).
+
+    Raises OSError where the disk is full.
+    """
+    check_room(file, features.descriptors.nbytes + features.keypoints.nbytes)
     group = file.create_group(name)
     group["keypoints"] = features.keypoints - np.float32(KEYPOINT_ORIGIN)
     group["scores"] = features.scores.astype(np.float16)

@@ -10,7 +10,7 @@ import numpy as np
 
 from omniad_ros.core.feedback import OmniadError, Progress, quiet
 from omniad_ros.core.geometry import Camera
-from omniad_ros.core.images import check_pictures, list_images, other_pictures, read_pictures, unique_names
+from omniad_ros.core.images import READ, check_pictures, list_images, other_pictures, read_pictures, unique_names
 from omniad_ros.recordings.source import SurveySource
 
 ASSUMED_FOV_DEGREES = 60.0
@@ -86,7 +86,7 @@ def guess_camera(picture: Path, width: int, height: int) -> tuple[Camera, str]:
     """A pinhole camera from a photograph's EXIF focal length, else `assumed_camera`; and which, "exif" or "guess"."""
     from PIL import Image
 
-    with Image.open(picture) as image:
+    with Image.open(picture, formats=READ) as image:
         focal_35mm = image.getexif().get_ifd(EXIF_IFD).get(FOCAL_35MM, 0)
     if focal_35mm and np.isfinite(float(focal_35mm)) and float(focal_35mm) > 0:
         focal = float(focal_35mm) * np.hypot(width, height) / np.hypot(36.0, 24.0)

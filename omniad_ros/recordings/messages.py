@@ -267,7 +267,12 @@ def camera_from_info(message, rectified: bool = False) -> Camera:
     good = k[2, 2] == 1 and focal.min() > side / 100 and focal.max() < 1000 * side and np.abs(center).max() < 10 * side
     check(bool(good), name, f"is not of a camera with {message.width}x{message.height} pixels")
     model, distortion = ("none", ()) if rectified else _distortion(message)
-    return _cut_out(Camera.from_opencv(message.width, message.height, k, model, distortion), message)
+    camera = Camera.from_opencv(message.width, message.height, k, model, distortion)
+    try:
+        camera.check_distortion()
+    except ValueError as error:
+        raise MessageDefect("d", f"d: {error}") from None
+    return _cut_out(camera, message)
 
 
 def is_uncalibrated(message, rectified: bool = False) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -27,6 +28,8 @@ VARIES = 0.1
 """Share by which focal lengths, and of the width by which principal points, may differ within one survey: focus, not zoom."""
 FOCAL = 0.05, 50.0
 """Focal lengths, in multiples of the longer side, outside of which no lens is: they are in other units, or of other images."""
+MOST_FRAMES = 100_000
+"""More would be days of driving, of which nobody has built a site."""
 MISSING = 0.4
 """A transforms.json of whose images a larger share is missing is refused: a copy that stopped half way."""
 NAMES = ("transforms.json", "transforms_train.json", "train/transforms.json")
@@ -73,7 +76,7 @@ class TransformsFrame(Intrinsics, frozen=True, kw_only=True):
 class Transforms(Intrinsics, frozen=True, kw_only=True):
     """nerfstudio's transforms.json; fields that are not named here are of no use to a survey."""
 
-    frames: list[TransformsFrame]
+    frames: Annotated[list[TransformsFrame], msgspec.Meta(max_length=MOST_FRAMES)]
     test_filenames: list[str] = []
 
 
@@ -279,7 +282,9 @@ def _camera(values: dict, size: tuple[int, int], path: Path) -> Camera:
         camera = Camera(
             width, height, (fx or fy) * sx, (fy or fx) * sy, values.get("cx", w / 2) * sx, values.get("cy", h / 2) * sy
         )
-        return _with_distortion(camera, model, fisheye, values, path)
+        camera = _with_distortion(camera, model, fisheye, values, path)
+        camera.check_distortion()
+        return camera
     except ValueError as error:
         raise OmniadError(f"{path}: {error}") from None
 

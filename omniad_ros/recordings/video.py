@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from omniad_ros.core.feedback import OmniadError, Progress, quiet
+from omniad_ros.core.files import check_regular
 from omniad_ros.recordings.folder import assumed_camera
 from omniad_ros.recordings.keyframes import KeyframeOptions, KeyframeSelector
 from omniad_ros.recordings.source import SurveySource
@@ -20,6 +21,7 @@ def read_video(path: Path, progress: Progress = quiet, options: KeyframeOptions 
 
     Raises OmniadError where the video cannot be read or shows one view only.
     """
+    check_regular(path)
     options = options or KeyframeOptions()
     total = max(1, _frame_count(path))
     selector, chosen, size = KeyframeSelector(options), [], None
