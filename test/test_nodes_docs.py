@@ -52,7 +52,7 @@ def test_the_tables_of_parameters_are_those_of_the_nodes(defaults):
 
 def test_every_topic_and_service_of_the_nodes_is_on_the_page():
     code = "".join(path.read_text() for path in (ROOT / "omniad_ros" / "ros").glob("*.py"))
-    named = set(re.findall(r'(?:publisher|subscription|SharedWork)\([\w.]+, "([^"]+)"', code)) | set(
+    named = set(re.findall(r'(?:publisher|subscription|SharedWork|Stream)\([\w.]+, "([^"]+)"', code)) | set(
         re.findall(r'\("(\w+)", \w+, (?:OUTPUT|LATCHED)\)', code)
     )
     named |= {f"reference/{part.name}" for part in dataclasses.fields(ReferenceView)}

@@ -2,14 +2,21 @@
 
 import time
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="the nodes need ROS 2 ('make venv' installs it)")
 
+from nav_msgs.msg import Odometry
 from nodes_robot import PATIENCE
 from nodes_system import System
 from rclpy.qos import QoSProfile
 from std_srvs.srv import Trigger
+
+from omniad_ros.ros import processes
+from omniad_ros.ros.managed import STREAM
+from omniad_ros.ros.participant import Participant
+from omniad_ros.ros.stream import Stream
 
 CALLS = 100
 
@@ -78,3 +85,46 @@ def test_calls_are_answered_whatever_happens_to_the_node(system, clients, how):
         assert "unconfigured" in call.result().message
     else:
         assert system.nodes["inspector"].wait(PATIENCE) == 0
+
+
+def test_fast_odometry_is_thinned_out_off_the_executor():
+    """Nobody spins the node that listens: what comes in takes nothing of its executor."""
+    participant = Participant("robot", processes.private_environment())
+    taken, heard, failed = [], [], []
+    stream = Stream(
+        participant.node, Odometry, "odom", lambda message, info: taken.append(message), heard.append, failed.append
+    )
+    publisher = participant.node.create_publisher(Odometry, "odom", STREAM)
+    message = Odometry()
+
+    def say(number: int, pause: float) -> None:
+        message.header.stamp.sec = number
+        publisher.publish(message)
+        time.sleep(pause)
+
+    def until(condition, number: int = 0) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end, (len(taken), len(heard), failed)
+            say(number, 0.05)
+
+    try:
+        until(lambda: taken)
+        taken.clear(), heard.clear()
+        for number in range(1, 1001):
+            say(number, 0.001)
+        until(lambda: taken[-1].header.stamp.sec == 1001, 1001)
+        assert len(taken) < 0.5 * len(heard) and len(heard) > 500, (len(taken), len(heard))
+        stamps = [message.header.stamp.sec for message in taken]
+        assert stamps == sorted(stamps) and max(np.diff(stamps)) < 200
+        taken.clear()
+        for number in range(10):  # slow odometry is taken as it is
+            say(number, 0.05)
+        until(lambda: len(taken) >= 10)
+        publisher.publish(b"\x00\x01\x00\x00\x05")
+        until(lambda: failed)
+        taken.clear()
+        until(lambda: taken)
+    finally:
+        stream.destroy()
+        participant.close()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from os.path import expanduser
 
 from nav_msgs.msg import Odometry
@@ -24,13 +25,14 @@ from omniad_ros.report import write_report
 from omniad_ros.ros.inputs import Input
 from omniad_ros.ros.inspector_parameters import InspectorParameters
 from omniad_ros.ros.live import LiveFrames, LiveImage
-from omniad_ros.ros.managed import ERROR, OK, STALE, STREAM, WARN, Health, ManagedNode
+from omniad_ros.ros.managed import ERROR, OK, STALE, WARN, Health, ManagedNode
 from omniad_ros.ros.managed import main as run_node
 from omniad_ros.ros.memory import PatrolMemory
 from omniad_ros.ros.outputs import InspectorOutputs
 from omniad_ros.ros.reference import ReferenceClient
 from omniad_ros.ros.shared_work import SharedWork
 from omniad_ros.ros.speakers import publisher
+from omniad_ros.ros.stream import Stream
 from omniad_ros.ros.subscriptions import CameraSubscription
 from omniad_ros.ros.topics import image_subscription, rectified_contradiction
 from omniad_ros.ros.transforms import Transforms
@@ -99,7 +101,9 @@ class InspectorNode(ManagedNode):
             # first, so that a camera_info that came with an image is most likely taken before it
             "camera_info": CameraSubscription(self, CameraInfo, "camera_info", self._take_info, latched=True),
             "image": CameraSubscription(self, kind, topic, self._take_image),
-            "odom": self.create_subscription(Odometry, "odom", self._take_odometry, STREAM),
+            "odom": Stream(
+                self, Odometry, "odom", self._take_odometry, partial(self._hear_from, "odom"), self._unreadable
+            ),
         }
         for name, subscription in self.subscriptions_.items():
             self.inputs[name].topic = subscription.topic_name
@@ -163,9 +167,11 @@ class InspectorNode(ManagedNode):
         for source in self.inputs.values():
             source.forget()
 
-    def _take(self, topic: str, take: Callable, message, info: dict):
-        """What ``take`` makes of a message; None where it refuses it."""
+    def _hear_from(self, topic: str, info: dict) -> None:
         self.inputs[topic].speakers.heard(publisher(info))
+
+    def _take(self, topic: str, take: Callable, message):
+        """What ``take`` makes of a message; None where it refuses it."""
         try:
             taken = take(message)
         except decoding.MessageDefect as defect:
@@ -175,17 +181,22 @@ class InspectorNode(ManagedNode):
         return taken
 
     def _take_info(self, message: CameraInfo, info: dict) -> None:
-        self._take("camera_info", self.live.take_info, message, info)
+        self._hear_from("camera_info", info)
+        self._take("camera_info", self.live.take_info, message)
 
     def _take_odometry(self, message: Odometry, info: dict) -> None:
-        if (sample := self._take("odom", self.live.take_odometry, message, info)) is not None:
+        if (sample := self._take("odom", self.live.take_odometry, message)) is not None:
             self.session.add_odometry(*sample)
 
+    def _unreadable(self, error: Exception) -> None:
+        self.warn("odom unreadable", f"odom is ignored: it cannot be read ({type(error).__name__}: {error})")
+
     def _take_image(self, message: Image | CompressedImage, info: dict) -> None:
+        self._hear_from("image", info)
         if not self.values.enabled:
             self.inputs["image"].take()
             return
-        image = self._take("image", self.live.take_image, message, info)
+        image = self._take("image", self.live.take_image, message)
         if image is not None:
             self.worker.put(image)
         elif self.live.camera is None:
