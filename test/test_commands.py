@@ -262,6 +262,14 @@ def test_run_answers_a_robots_images_until_it_is_interrupted(evaluated):
     assert run.returncode == 0 and "Traceback" not in said, said
 
 
+def test_a_patrol_whose_nodes_cannot_be_configured_says_why(tmp_path):
+    from omniad_ros.core.feedback import OmniadError
+    from omniad_ros.ros.recorded_patrol import run_patrol
+
+    with pytest.raises(OmniadError, match=r"cannot begin: .* is not configured: .*nowhere"):
+        run_patrol(tmp_path / "nowhere", 0, tmp_path / "out")
+
+
 def test_the_demo_finds_what_was_planted(tmp_path):
     """The whole chain: simulator, site, robot, renderer and inspector as processes, score and report; over a part of a lap."""
     from shortened import DETECTOR, FIELD
@@ -278,5 +286,6 @@ def test_the_demo_finds_what_was_planted(tmp_path):
     table = run_demo(tmp_path / "demo", 0, options=DemoOptions(survey, build, patrol))
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
     assert f"{metrics['found']} of 5" in table and (tmp_path / "demo" / "index.html").is_file()
-    assert metrics["found"] >= 3 and metrics["false_tracks"] <= 1, metrics
-    assert metrics["pixel"]["f1"] > 0.6 and metrics["localization"]["success"] > 0.75, metrics
+    said = json.dumps(metrics)  # whole: pytest shortens a dict
+    assert metrics["found"] >= 3 and metrics["false_tracks"] <= 1, said
+    assert metrics["pixel"]["f1"] > 0.6 and metrics["localization"]["success"] > 0.75, said

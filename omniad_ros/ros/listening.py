@@ -16,7 +16,7 @@ from sensor_msgs.msg import Image
 from omniad_ros.lab.recorded import HEATMAPS, INDEPENDENT, PICTURES
 from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros import messages
-from omniad_ros.ros.managed import OUTPUT, STREAM
+from omniad_ros.ros.managed import ERROR, OUTPUT, STREAM
 from omniad_ros.ros.participant import Participant
 from omniad_ros.ros.sim_robot import camera_parameters
 
@@ -32,6 +32,8 @@ class PatrolListener:
         self._environment, self._out = environment, out
         self._heatmap_side, self._picture_side = heatmap_side, picture_side
         self.progress = 0.0
+        self.trouble = ""
+        """Why a node could not be configured; empty where all could."""
         self._frames: dict[int, dict] = {}
         self._heatmaps: set[int] = set()
         self._poses: dict[int, list] = {}
@@ -99,6 +101,8 @@ class PatrolListener:
     def _take_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
+            if values.get("lifecycle") == "unconfigured" and status.level == bytes([ERROR]):
+                self.trouble = f"{status.hardware_id.rpartition('/')[2]} is {status.message}"
             if "progress" in values:
                 self.progress = float(values["progress"])
             if "stamp" in values:

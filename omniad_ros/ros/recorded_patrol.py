@@ -84,6 +84,8 @@ def _follow(nodes, driver, listener, progress: Progress) -> None:
                 raise OmniadError(
                     f"{process.name} ended during the patrol: {(process.lines or ['it said nothing'])[-1]}"
                 )
+        if listener.trouble:
+            raise OmniadError(f"the patrol cannot begin: {listener.trouble}")
         if time.monotonic() > deadline:
             raise OmniadError("the patrol did not end; is the machine busy with something else?")
         listener.spin(0.2)
