@@ -124,7 +124,7 @@ def test_the_suite_measures_each_dataset_once_and_keeps_seeds_apart(photographs:
     }
     commands = []
 
-    def evaluate(command, check):
+    def evaluate(command, check, env):
         commands.append(command)
         write_json(Path(command[command.index("--out") + 1]) / "metrics.json", figures)
         return subprocess.CompletedProcess(command, 0)

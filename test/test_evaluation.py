@@ -182,7 +182,7 @@ class StandIn:
     def working_camera(self, camera):
         return camera.resized(32, 24)
 
-    def inspect(self, image, camera, prior, stamp, alone):
+    def inspect(self, image, camera, prior, stamp, alone, doubt):
         assert prior is None and camera == CAMERA and not alone
         kind, number = divmod(int(image[0, 0, 0]), 10)
         lost = (kind, number) == (1, 1)

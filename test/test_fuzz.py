@@ -6,6 +6,7 @@ address space is bounded. Run by hand with a site: ``python test/test_fuzz.py SI
 
 import contextlib
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -188,9 +189,11 @@ def main(site: Path, folder: Path) -> None:
 def test_readers_of_damaged_files_work_or_refuse(tiny_site, tmp_path):
     site = shutil.copytree(tiny_site, tmp_path / "site")
     (tmp_path / "folder").mkdir()
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     ran = subprocess.run(
-        [sys.executable, __file__, str(site), str(tmp_path / "folder")], capture_output=True, text=True, timeout=500
-    )
+        [sys.executable, __file__, str(site), str(tmp_path / "folder")], capture_output=True, text=True, timeout=500,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stdout[-500:] + ran.stderr[-3000:]
 
 

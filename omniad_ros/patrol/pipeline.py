@@ -191,7 +191,9 @@ class Inspector:
         detections: list[Detection] = []
         message = ""
         if reference is not None:
-            seen = SeenFrame(small, camera, localization, reference, _highest(heatmap, small_camera), threshold)
+            # by the calibrated threshold: another one is the user's wish to see more or less
+            calibrated = self.detector.threshold
+            seen = SeenFrame(small, camera, localization, reference, _highest(heatmap, small_camera), calibrated)
             if why := self._implausible(seen, small_camera, pose):
                 lap("detect")
                 return self._doubted(image, prior, why, lap.ms)

@@ -24,15 +24,20 @@ COVERED_OPACITY = 0.7
 Row = tuple[float, float, float, float]
 
 
-class _FieldFile(msgspec.Struct):
-    """field.json; what else a build noted there is passed over."""
+class _Method(msgspec.Struct, kw_only=True):
+    """Of field.json: what must be installed."""
 
     method: str
+    options: list[str] = []
+
+
+class _FieldFile(_Method, kw_only=True):
+    """field.json; what else a build noted there is passed over."""
+
     views: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
     transform: tuple[Row, Row, Row]
     scale: Annotated[float, msgspec.Meta(gt=0)]
     camera: Camera
-    options: list[str] = []
 
 
 def place_in_unit_box(config) -> None:
@@ -109,12 +114,13 @@ class NerfstudioField:
         import torch
         from safetensors.torch import load_file
 
-        info = read_json(directory / "field.json", _FieldFile)
         try:
             from nerfstudio.data.scene_box import SceneBox
 
             with silent_nerfstudio():
-                config = method_config(info.method, info.options)
+                trained = read_json(directory / "field.json", _Method)
+                config = method_config(trained.method, trained.options)
+                info = read_json(directory / "field.json", _FieldFile)
                 place_in_unit_box(config)
                 device = "cuda" if torch.cuda.is_available() else "cpu"
                 box = SceneBox(aabb=torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]))
