@@ -13,7 +13,8 @@ from nodes_system import System
 from rclpy.qos import QoSProfile
 from std_srvs.srv import Trigger
 
-from omniad_ros.ros import processes
+from omniad_ros.recordings.messages import nanoseconds
+from omniad_ros.ros import messages, processes
 from omniad_ros.ros.managed import STREAM
 from omniad_ros.ros.participant import Participant
 from omniad_ros.ros.stream import Stream
@@ -98,7 +99,7 @@ def test_fast_odometry_is_thinned_out_off_the_executor():
     message = Odometry()
 
     def say(number: int, pause: float) -> None:
-        message.header.stamp.sec = number
+        message.header.stamp = messages.to_stamp(number * 1_000_000)
         publisher.publish(message)
         time.sleep(pause)
 
@@ -113,14 +114,16 @@ def test_fast_odometry_is_thinned_out_off_the_executor():
         taken.clear(), heard.clear()
         for number in range(1, 1001):
             say(number, 0.001)
-        until(lambda: taken[-1].header.stamp.sec == 1001, 1001)
+        until(lambda: nanoseconds(taken[-1].header.stamp) == 1001 * 1_000_000, 1001)
         assert len(taken) < 0.5 * len(heard) and len(heard) > 500, (len(taken), len(heard))
-        stamps = [message.header.stamp.sec for message in taken]
+        stamps = [nanoseconds(message.header.stamp) / 1e6 for message in taken]
         assert stamps == sorted(stamps) and max(np.diff(stamps)) < 200
         taken.clear()
-        for number in range(10):  # slow odometry is taken as it is
-            say(number, 0.05)
-        until(lambda: len(taken) >= 10)
+        for number in range(2000, 2400, 20):  # as a bag of 50 Hz that is played fast: all are taken
+            say(number, 0.0)
+        until(lambda: nanoseconds(taken[-1].header.stamp) == 2400 * 1_000_000 if taken else False, 2400)
+        stamps = {nanoseconds(message.header.stamp) // 1_000_000 for message in taken}
+        assert stamps >= set(range(2000, 2400, 20))
         publisher.publish(b"\x00\x01\x00\x00\x05")
         until(lambda: failed)
         taken.clear()

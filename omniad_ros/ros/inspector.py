@@ -210,6 +210,8 @@ class InspectorNode(ManagedNode):
 
     def _inspect(self, image: LiveImage) -> None:
         taken, header = self.live.frame(image), image.message.header
+        if (odometry := self.subscriptions_.get("odom")) is not None:
+            odometry.poll()  # what was sent before the image
         with self._busy:
             if self.reference is not None:
                 self.reference.stamp = taken.stamp
