@@ -40,6 +40,13 @@ class System:
         if wait:
             self.wait_active(node)
 
+    def start_both(self) -> None:
+        """Side by side, as each loads the site for a while."""
+        for node in ("nerf_renderer", "inspector"):
+            self.start(node, wait=False)
+        for node in ("nerf_renderer", "inspector"):
+            self.wait_active(node)
+
     def wait_active(self, node: str) -> None:
         def told() -> bool:
             level, _, values = self.level(node)

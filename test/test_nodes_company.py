@@ -23,10 +23,7 @@ from omniad_ros.ros.speakers import Speakers
 def system(tiny_site, tmp_path_factory):
     system = System(str(tiny_site), tmp_path_factory.mktemp("company"))
     try:
-        for node in ("nerf_renderer", "inspector"):
-            system.start(node, wait=False)
-        for node in ("nerf_renderer", "inspector"):
-            system.wait_active(node)
+        system.start_both()
         system.healthy()
         yield system
     finally:

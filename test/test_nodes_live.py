@@ -175,10 +175,7 @@ def test_a_camera_info_latched_before_the_nodes_start_and_of_the_whole_sensor_is
     latched.publish(whole)
     robot.say_info = lambda stamp, **changes: None
     try:
-        for node in ("nerf_renderer", "inspector"):
-            system.start(node, wait=False)
-        for node in ("nerf_renderer", "inspector"):
-            system.wait_active(node)
+        system.start_both()
         system.healthy()
         assert not system.said("inspector", "scaled"), "the binned image has the camera's size"
     finally:

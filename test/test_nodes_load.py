@@ -26,10 +26,7 @@ CALLS = 100
 def system(tiny_site, tmp_path):
     system = System(str(tiny_site), tmp_path)
     try:
-        for node in ("nerf_renderer", "inspector"):
-            system.start(node, wait=False)
-        for node in ("nerf_renderer", "inspector"):
-            system.wait_active(node)
+        system.start_both()
         system.healthy()
         yield system
     finally:

@@ -83,10 +83,7 @@ def test_what_is_published_is_the_librarys_reference_view(kind, topics, request,
     robot, site = system.robot, Site.open(path)
     requests = robot.node.create_publisher(PoseStamped, "reference/request", OUTPUT)
     try:
-        for node in ("nerf_renderer", "inspector"):
-            system.start(node, wait=False)
-        for node in ("nerf_renderer", "inspector"):
-            system.wait_active(node)
+        system.start_both()
         robot.until(lambda: robot.inspect(*system.frame(3))[1] == "ok", what="a frame that is compared with all parts")
         stamp, pose = robot.next_stamp(), site.mapped.poses[10].interpolate(site.mapped.poses[11], 0.5)
         asked = messages.pose_stamped(pose, robot.header(stamp, "map"))

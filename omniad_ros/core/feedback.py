@@ -5,7 +5,7 @@ Long work reports through a `Progress` callback and never prints; what a person 
 """
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 Progress = Callable[[float, str], None]
 """Called as ``progress(fraction in [0, 1], "what is happening now")``."""
@@ -31,16 +31,22 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def short_of_memory(error: BaseException | None) -> bool:
     """Whether an error, or what it came of, is a want of memory: torch, OpenCV, numba and the loader of shared libraries each
     have their own words for it."""
-    while error is not None:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-            return True
-        if not isinstance(error, OmniadError) and any(words in str(error).lower() for words in MEMORY_WORDS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(
+        isinstance(cause, MemoryError)
+        or getattr(cause, "errno", None) == errno.ENOMEM
+        or (not isinstance(cause, OmniadError) and any(words in str(cause).lower() for words in MEMORY_WORDS))
+        for cause in causes(error)
+    )
 
 
 def quiet(fraction: float, message: str) -> None:

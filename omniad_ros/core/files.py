@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from omniad_ros.core.feedback import NoSpaceError, OmniadError
+from omniad_ros.core.feedback import NoSpaceError, OmniadError, causes
 
 FULL_DISK = os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full"
 LARGEST_JSON = 256 << 20
@@ -203,10 +203,9 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def is_full_disk(error: BaseException | None) -> bool:
     """Whether an error, or what it came of, is a full disk; safetensors, HDF5 and SQLite say so in words of their own."""
-    while error is not None:
-        if isinstance(error, NoSpaceError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if not isinstance(error, OmniadError) and any(words in str(error) for words in FULL_DISK):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(
+        isinstance(cause, NoSpaceError)
+        or getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        or (not isinstance(cause, OmniadError) and any(words in str(cause) for words in FULL_DISK))
+        for cause in causes(error)
+    )

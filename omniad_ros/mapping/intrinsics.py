@@ -9,7 +9,8 @@ import numpy as np
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.mapping.reprojection import LOSS_SCALE, jacobian, moved
 
-ROUNDS = 12
+ROUNDS, SMALL = 12, 0.02
+"""Steps at most; pixels of the intrinsics under which a step is the last."""
 MIN_MATCHES = 60
 
 
@@ -44,6 +45,8 @@ def fit_intrinsics(
         numbers = numbers + step[6:]
         if not (np.isfinite(numbers).all() and numbers[:2].min() > 0):
             return None
+        if np.abs(step[6:]).max() < SMALL:
+            break
     sigma = max(1.4826 * float(np.median(np.abs(error))), 0.1)
     covariance = np.linalg.pinv(information, hermitian=True)[6:, 6:] * sigma**2
     return fitted, np.sqrt(np.maximum(np.diag(covariance), 0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -194,7 +195,10 @@ class Inspector:
             # by the calibrated threshold: another one is the user's wish to see more or less
             calibrated = self.detector.threshold
             seen = SeenFrame(small, camera, localization, reference, _highest(heatmap, small_camera), calibrated)
-            if why := self._implausible(seen, small_camera, pose):
+            marked = None
+            if self.evidence is not None:
+                marked = partial(self.evidence.marked, reference.depth, small_camera, pose)
+            if why := self.plausibility.doubt(seen, marked):
                 lap("detect")
                 return self._doubted(image, prior, why, lap.ms)
             if self.evidence is not None and not alone:
@@ -233,13 +237,6 @@ class Inspector:
             [_to_frame(detection, seen_by, camera) for detection in detections], self.tracker.tracks,
             state, message, {**lap.ms, "total": sum(lap.ms.values())},
         )  # fmt: skip
-
-    def _implausible(self, frame: SeenFrame, camera: Camera, pose: Pose) -> str:
-        """Why the frame is not believed, in view of what earlier ones have shown; empty where it is."""
-        why = self.plausibility.doubt(frame)
-        if why and self.evidence is not None:
-            why = self.plausibility.doubt(frame, self.evidence.marked(frame.reference.depth, camera, pose))
-        return why
 
     def _weighed(
         self, heatmap: np.ndarray, threshold: float, reference: ReferenceView, camera: Camera, pose: Pose

@@ -6,13 +6,15 @@ colours of the survey, and takes up a part of the frame. What else makes a frame
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 
 from omniad_ros.core.geometry import Camera
-from omniad_ros.mapping import Localization, Localizer, Support, fit_intrinsics
+from omniad_ros.mapping import Localization, Localizer, fit_intrinsics
 from omniad_ros.reference import ReferenceView
 from omniad_ros.site import Site
 
@@ -67,10 +69,20 @@ class SeenFrame:
     heatmap: np.ndarray
     threshold: float
 
-    @property
+    @cached_property
+    def covered(self) -> np.ndarray:
+        """bool (h, w): see `ReferenceView.covered`."""
+        return self.reference.covered
+
+    @cached_property
     def anomalous(self) -> np.ndarray:
         """bool (h, w)"""
-        return self.reference.covered & (self.heatmap >= self.threshold)
+        return self.covered & (self.heatmap >= self.threshold)
+
+    @cached_property
+    def fine_structures(self) -> tuple[np.ndarray, np.ndarray]:
+        """float32 (h, w) each, of the frame and of the reference."""
+        return _fine_structure(self.image), _fine_structure(self.reference.image)
 
 
 class Plausibility:
@@ -80,17 +92,22 @@ class Plausibility:
         self.options = options or PlausibilityOptions()
         self.usual = localizer.usual_support(site.mapped.camera)
 
-    def doubt(self, frame: SeenFrame, known: np.ndarray | None = None) -> str:
-        """Why a frame is not to be believed, as one phrase; empty where it is. known: bool (h, w), what earlier frames, from elsewhere,
-        have shown to be anomalous, which is no reason for doubt."""
-        options, support = self.options, frame.localization.support
+    def doubt(self, frame: SeenFrame, known: Callable[[], np.ndarray] | None = None) -> str:
+        """Why a frame is not to be believed, as one phrase; empty where it is.
+
+        known: gives bool (h, w), what earlier frames, from elsewhere, have shown to be anomalous, which is no reason for doubt; asked where
+        there is one.
+        """
         if wrong := self._wrong_intrinsics(frame.camera, frame.localization):
             return wrong
-        covered, anomalous = frame.reference.covered, frame.anomalous
-        known = np.zeros_like(anomalous) if known is None else known & anomalous
-        anomalous &= ~known
-        share = float(anomalous.sum() / max(1, covered.sum()))
-        hidden, elsewhere, rest = self._hidden(frame, support, anomalous, known)
+        why = self._unlike_the_place(frame, np.zeros_like(frame.anomalous))
+        return self._unlike_the_place(frame, known() & frame.anomalous) if why and known is not None else why
+
+    def _unlike_the_place(self, frame: SeenFrame, known: np.ndarray) -> str:
+        """Why this is no picture of the place as it is; known: bool (h, w), what is anomalous and no reason for doubt."""
+        options = self.options
+        share = float((frame.anomalous & ~known).sum() / max(1, frame.covered.sum()))
+        hidden, elsewhere, rest = self._hidden(frame, known)
         said = f"{100 * hidden:.0f} % of the view are hidden: something is on the lens or close before it, or the picture is torn"
         if share <= options.small:
             # from afar of where the survey was taken little is found anywhere, and that is no fault
@@ -102,9 +119,9 @@ class Plausibility:
             )
         if hidden >= (options.with_anomalies if share > options.many else options.hidden_cells):
             return said
-        if self._swapped(frame, covered):
+        if self._swapped(frame):
             return "red and blue are swapped: the image's encoding is not what the camera sends"
-        if share > options.large and self._alike(frame, covered) < options.alike:
+        if share > options.large and self._alike(frame) < options.alike:
             return "the reference view shows something else than the frame and the map: is the renderer sound?"
         if share > options.large:
             return f"{100 * share:.0f} % of the view seem anomalous: map, camera or detector are wrong sooner than the place"
@@ -129,12 +146,11 @@ class Plausibility:
             "calibrate the camera, or name the right camera_info"
         )
 
-    def _hidden(
-        self, frame: SeenFrame, support: Support, anomalous: np.ndarray, known: np.ndarray
-    ) -> tuple[float, float, float]:
+    def _hidden(self, frame: SeenFrame, known: np.ndarray) -> tuple[float, float, float]:
         """Share of the judged cells that are hidden; and the support outside of what is anomalous, and in the other cells, as shares of
         the usual one."""
-        options, (height, width) = self.options, anomalous.shape
+        options, support = self.options, frame.localization.support
+        height, width = frame.heatmap.shape
         places = support.pixels / [frame.camera.width, frame.camera.height]
         column, row = np.minimum((places * [width, height]).astype(int), [width - 1, height - 1]).T
         depth = frame.reference.depth[row, column]
@@ -145,15 +161,15 @@ class Plausibility:
         found = np.bincount(cell[visible & support.found], minlength=CELLS.prod())
         judged = (expected >= options.expected) & (_cell_means(known.astype(np.float32)) < 0.5)
         hidden = judged & (found < options.hidden * expected) & (self._alike_cells(frame) < options.alike_cells)
-        marked = cv2.dilate((anomalous | known).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        marked = cv2.dilate(frame.anomalous.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
         outside = visible & ~marked[row, column]
         elsewhere = float(support.found[outside].mean()) if outside.any() else 0.0
         others = judged & ~hidden
         rest = float(found[others].sum() / max(1e-6, expected[others].sum()))
         return float(hidden.sum() / max(1, judged.sum())), elsewhere / max(self.usual, 1e-6), rest
 
-    def _swapped(self, frame: SeenFrame, covered: np.ndarray) -> bool:
-        seen, normal = (_red_minus_blue(image)[covered] for image in (frame.image, frame.reference.image))
+    def _swapped(self, frame: SeenFrame) -> bool:
+        seen, normal = (_red_minus_blue(image)[frame.covered] for image in (frame.image, frame.reference.image))
         if min(seen.std(), normal.std()) < self.options.colourful:
             return False
         return float(np.corrcoef(seen, normal)[0, 1]) < self.options.swapped
@@ -161,14 +177,13 @@ class Plausibility:
     @staticmethod
     def _alike_cells(frame: SeenFrame) -> np.ndarray:
         """Correlation of the frame's and the reference's fine structure in each cell, (cells,)."""
-        seen, normal = (_fine_structure(image) for image in (frame.image, frame.reference.image))
-
+        seen, normal = frame.fine_structures
         spread = np.sqrt(_cell_means(seen**2) * _cell_means(normal**2))
         return _cell_means(seen * normal) / np.maximum(spread, 1e-3)
 
     @staticmethod
-    def _alike(frame: SeenFrame, covered: np.ndarray) -> float:
-        seen, normal = (_fine_structure(image)[covered] for image in (frame.image, frame.reference.image))
+    def _alike(frame: SeenFrame) -> float:
+        seen, normal = (structure[frame.covered] for structure in frame.fine_structures)
         return float(np.corrcoef(seen, normal)[0, 1]) if min(seen.std(), normal.std()) > 0 else 0.0
 
 
