@@ -23,7 +23,6 @@ compiled_with_nan, inlined_with_nan = njit(**OPTIONS), njit(**INLINED)
 """For depth maps, whose NaN the others would not see."""
 
 
-@lru_cache(maxsize=1)
 def threads() -> int:
     """As many as the CPUs we may use, at most what NUMBA_NUM_THREADS or OMP_NUM_THREADS allow."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
