@@ -27,6 +27,7 @@ from omniad_ros.detection import (
 )
 from omniad_ros.detection.anomalies import nuisances, plant, rendered
 from omniad_ros.detection.calibrating import logistic_weights
+from omniad_ros.detection.calibration import Calibration
 from omniad_ros.detection.comparison import load_bundled
 from omniad_ros.detection.matching import blur_extent, blur_matched, motion_kernel
 from omniad_ros.detection.networks import Networks
@@ -130,10 +131,23 @@ def test_what_no_photograph_shows_or_they_contradict_each_other_about_is_not_cov
     assert covered[70:].all() and covered[:, 70:90].all()
 
 
+@pytest.mark.parametrize("highest", [np.inf, 4.0])
+def test_the_false_alarm_rates_that_are_stated_are_those_that_normal_frames_have(highest):
+    rng = np.random.default_rng(0)
+    calibration = Calibration.fitted(rng.gumbel(3.0, 1.0, 60), 0.0, 0.01, (-np.inf, highest))
+    levels = calibration.heatmap(rng.gumbel(3.0, 1.0, 100_000))
+    for stated in (calibration.rate, 0.05, 0.2, 0.5):
+        measured = (levels >= calibration.threshold(stated)).mean()
+        assert stated / 2 < measured < 2 * stated, stated
+    assert calibration.rate == pytest.approx(0.01) if np.isinf(highest) else calibration.rate > 0.1
+    assert calibration.threshold(calibration.rate) == 0.5
+
+
 def test_the_threshold_of_another_false_alarm_rate_leaves_the_detector_as_it_is(trained):
     detector = Detector.load(trained[0])
     default = detector.threshold
-    assert detector.threshold_at(0.2) < default and detector.threshold_at(OPTIONS.false_alarm_rate) == default
+    assert detector.threshold_at(detector.false_alarm_rate) == default
+    assert detector.threshold_at(detector.false_alarm_rate / 2) > default > detector.threshold_at(0.5)
     assert detector.threshold == default
     with pytest.raises(AttributeError):
         detector.threshold = 0.8

@@ -1,10 +1,10 @@
-"""From raw scores to a heatmap and a threshold that keep a stated false-alarm rate, learnt from normal views only.
+"""From raw scores to a heatmap and a threshold with a stated false-alarm rate, learnt from normal views only.
 
-A raw score map becomes a heatmap by one logistic curve that puts 0.5 at the default threshold. The threshold is where
-only the stated share of normal frames would hold a false region; with a handful of normal frames that share lies outside
-the data, so the highest level that makes a region in each frame is taken as Gumbel-distributed and extrapolated. One bad
-frame among seven can carry that extrapolation beyond everything that an anomaly reaches, so it is kept within the band
-of thresholds that still find anomalies planted in normal views.
+A raw score map becomes a heatmap by one logistic curve that puts 0.5 at the default threshold. That is where only the share of
+normal frames that was asked for would hold a false region; with a handful of normal frames that share lies outside the data, so
+the highest level that makes a region in each frame is taken as Gumbel-distributed and extrapolated. Where anomalies planted in
+normal views would no longer be found there, the default threshold lies lower, and the rate that is stated for it is the one that
+it has, not the one that was asked for. Any other rate has its threshold on the same distribution.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ class CalibrationOptions:
     prevalence: share of anomalous pixels for which the threshold's F1 is judged; kept_f1: share of the best F1 that the
     threshold must keep (tabletop_1: without such a band F1 is 0.04 in place of 0.80; 0.90 gave 0.767, 0.95 gave 0.803).
     typical_logit: how far below 0 a typical normal pixel comes out, a heatmap of about 0.001 however sharp the score is;
-    least_scale: of the Gumbel distribution and of the curve, where all levels are alike; least_bounded_scale: where the
-    band bounds the threshold.
+    least_scale: of the Gumbel distribution and of the curve, where all levels are alike.
     """
 
     variants: int = 3
@@ -50,18 +49,21 @@ class CalibrationOptions:
     kept_f1: float = 0.95
     typical_logit: float = 7.0
     least_scale: float = 1e-3
-    least_bounded_scale: float = 0.1
 
 
 CALIBRATION = CalibrationOptions()
+LEAST_RATE = 1e-6
+"""Share of normal frames under which no false-alarm rate is stated."""
+MOST_REACH = 50.0
+"""Scales below the usual level at which every normal frame holds a false region, however far."""
 
 
 @dataclass(frozen=True)
 class Calibration:
     """The curve of one kind of score: ``heatmap = sigmoid((score - middle) / spread)``.
 
-    location, scale: of the Gumbel distribution of a normal frame's level (see `region_level`); rate: the false-alarm rate
-    at which ``middle`` lies.
+    location, scale: of the Gumbel distribution of a normal frame's level (see `region_level`); rate: the false-alarm rate at
+    ``middle``, the default threshold.
     """
 
     location: Number
@@ -74,7 +76,8 @@ class Calibration:
     def fitted(
         levels: np.ndarray, typical: float, rate: float, band: tuple[float, float] = (-np.inf, np.inf)
     ) -> Calibration:
-        """From the levels of normal frames and the score of a typical normal pixel; ``band`` bounds the threshold."""
+        """From the levels of normal frames and the score of a typical normal pixel; rate: which is asked of the default threshold, and
+        ``band``, in which that is kept, whatever its rate then is."""
         ordered = np.sort(np.asarray(levels, dtype=np.float64))
         n = len(ordered)
         # L-moments: steadier than variance for few and heavy-tailed values (Hosking, 1990)
@@ -83,18 +86,17 @@ class Calibration:
         location = float(ordered.mean()) - 0.5772 * scale  # Euler's constant: the Gumbel distribution's mean
         reach = -math.log(-math.log1p(-rate))
         middle = float(np.clip(location + reach * scale, *band))
-        # other rates move the threshold in steps that fit the bounded one
-        scale = min(scale, max((middle - location) / reach, CALIBRATION.least_bounded_scale)) if reach > 0 else scale
         spread = max((middle - typical) / CALIBRATION.typical_logit, CALIBRATION.least_scale)
-        return Calibration(middle - reach * scale, scale, rate, middle, spread)
+        reached = -math.expm1(-math.exp(min((location - middle) / scale, MOST_REACH)))
+        return Calibration(location, scale, float(np.clip(reached, LEAST_RATE, 1 - LEAST_RATE)), middle, spread)
 
     def level(self, rate: float) -> float:
         """The score that only this share of normal frames exceeds with a region."""
         return self.location - self.scale * math.log(-math.log1p(-rate))
 
     def threshold(self, rate: float) -> float:
-        """The heatmap's threshold for a false-alarm rate; 0.5 at the rate that it was calibrated for."""
-        return float(expit((self.level(rate) - self.middle) / self.spread))
+        """The heatmap's threshold for a false-alarm rate; 0.5 at ``rate``."""
+        return 0.5 if rate == self.rate else float(expit((self.level(rate) - self.middle) / self.spread))
 
     def heatmap(self, score: np.ndarray) -> np.ndarray:
         """float32 in [0, 1]."""

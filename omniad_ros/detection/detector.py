@@ -15,6 +15,7 @@ from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import read_json, write_json
 from omniad_ros.core.images import resized, resized_map
 from omniad_ros.detection import student
+from omniad_ros.detection.calibration import Calibration
 from omniad_ros.detection.comparison import ComparisonNetwork
 from omniad_ros.detection.matching import colours_matched
 from omniad_ros.detection.networks import Networks
@@ -62,8 +63,18 @@ class Detector:
 
     @property
     def threshold(self) -> float:
-        """The heatmap's calibrated threshold, in (0, 1)."""
-        return self.threshold_at(self.options.false_alarm_rate)
+        """The heatmap's default threshold, in (0, 1)."""
+        return self._calibration.threshold(self._calibration.rate)
+
+    @property
+    def false_alarm_rate(self) -> float:
+        """The share of normal frames that are expected to hold a false region at the default threshold."""
+        return self._calibration.rate
+
+    @property
+    def _calibration(self) -> Calibration:
+        last = self.scores.detail or self.scores
+        return last.fused or self.scores.alone
 
     def threshold_at(self, false_alarm_rate: float) -> float:
         """The heatmap's threshold at which this share of normal frames holds a false region.
@@ -72,8 +83,7 @@ class Detector:
         """
         if not 0 < false_alarm_rate < 1:
             raise OmniadError("false_alarm_rate must lie between 0 and 1")
-        last = self.scores.detail or self.scores
-        return (last.fused or self.scores.alone).threshold(false_alarm_rate)
+        return self._calibration.threshold(false_alarm_rate)
 
     def heatmap(self, image: np.ndarray, reference: ReferenceView | None = None, whole: bool = False) -> np.ndarray:
         """How anomalous each pixel is: float32 (H, W) in [0, 1], 0 where the survey saw nothing (see `ReferenceView.covered`).

@@ -23,9 +23,10 @@ class DetectorOptions:
     survey's photographs.
     distillation_steps, comparison_steps: training steps of 4 and 8 images; adaptation_steps: of the student where a site is
     adapted, the comparison takes half of them. longest_side: pixels at which the detector works.
-    false_alarm_rate: share of normal frames in which a false region is allowed; smallest_region: share of the frame's pixels
-    under which a region is ignored, in calibration as in inspection; second_look: compare again at the camera's pixels where these
-    are more; smallest_thing: pixels across, of the second look, of the smallest thing that it is to find.
+    false_alarm_rate: share of normal frames in which a false region is allowed, as far as planted anomalies are still found then;
+    smallest_region: share of the frame's pixels under which a region is ignored, in calibration as in inspection; second_look: compare
+    again at the camera's pixels where these are more; smallest_thing: pixels across, of the second look, of the smallest thing that it
+    is to find.
     The comparison's steps were chosen on two path-traced scenes (docs/design-notes.md); the others by what a build may last.
     """
 

@@ -85,7 +85,7 @@ def evaluate_dataset(
 
     site: built from the dataset's survey into ``out/site`` where None (an interrupted build goes on).
     Returns ``{"frames", "pixel": {"auroc", "aupro", "max_f1", "f1", "precision", "recall"}, "image": {"auroc"}, "by_kind": {kind:
-    {"frames", "pixel", "image"}}, "by_size": {size: {"things", "recall"}}, "false_regions", "localization": {"success", "median_m", "median_deg", "localized"}, "reference": {"psnr",
+    {"frames", "pixel", "image"}}, "by_size": {size: {"things", "recall"}}, "false_regions", "false_alarms": {"stated", "measured", "at": {rate: measured}}, "localization": {"success", "median_m", "median_deg", "localized"}, "reference": {"psnr",
     "covered"}, "ms": {"localize", "render", "detect", "total"}, "threshold", "states": {state: frames}}``, with "ablation" where it was asked for. f1, precision and recall are at the calibrated
     threshold; a kind's image AUROC is against the good frames; localization succeeds within 5 cm and 2 degrees of the true
     pose, in the dataset's own frame (`_dataset_frame`); psnr is the mean over good frames (where there are none: over
@@ -125,7 +125,7 @@ def evaluate_dataset(
         progress = part(progress, 0.5, 1.0)
     looking = part(progress, 0.0, 0.3) if options.ablation else progress
     session = PatrolSession(inspector, site.survey)
-    score, kept = DatasetScore(inspector.threshold, _dataset_frame(site, source)), _Kept()
+    score, kept = DatasetScore(inspector.detector, _dataset_frame(site, source)), _Kept()
     for index, (test, frame) in enumerate(zip(dataset.frames, frames.source().open_frames(), strict=True)):
         looking(index / len(dataset.frames), f"inspecting {test.kind}/{test.image.name}")
         session.reset()  # the images are of no one drive

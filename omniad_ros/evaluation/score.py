@@ -10,6 +10,8 @@ import numpy as np
 
 from omniad_ros.core.geometry import Camera
 from omniad_ros.core.images import resized, resized_map
+from omniad_ros.detection import Detector
+from omniad_ros.detection.calibration import region_level
 from omniad_ros.evaluation.frames import Seen
 from omniad_ros.evaluation.layouts import TestFrame
 from omniad_ros.evaluation.metrics import SIZES, PixelMeter, ThingMeter, image_auroc, image_score, psnr
@@ -18,11 +20,13 @@ from omniad_ros.evaluation.sheet import ContactSheet, Row
 from omniad_ros.patrol.pipeline import Inspection
 
 STAGES = ("localize", "render", "detect", "total")
+FALSE_ALARM_RATES = (0.05, 0.1, 0.2, 0.5)
+"""Stated shares of normal frames with a false region, beside which the measured ones are put."""
 
 
 @dataclass
 class Outcome:
-    """One test frame's figures; regions: how many were reported in it."""
+    """One test frame's figures; regions: how many were reported in it; level: the threshold from which on there would be none."""
 
     frame: TestFrame
     image_score: float
@@ -34,13 +38,15 @@ class Outcome:
     state: str
     ms: dict[str, float]
     regions: int
+    level: float
 
 
 class DatasetScore:
     """Gathers what the test frames gave."""
 
-    def __init__(self, threshold: float, alignment: Alignment | None):
-        self.threshold, self.alignment = threshold, alignment
+    def __init__(self, detector: Detector, alignment: Alignment | None):
+        self.detector, self.threshold, self.alignment = detector, detector.threshold, alignment
+        threshold = self.threshold
         self.pixel, self.things = PixelMeter(threshold), ThingMeter(threshold)
         self.kinds: dict[str, PixelMeter] = {}
         self.outcomes: list[Outcome] = []
@@ -60,9 +66,9 @@ class DatasetScore:
         quality, covered = self._reference(seen, inspection, working)
         score = image_score(seen.heatmap)
         state = inspection.state
-        regions = len(inspection.detections)
+        regions, level = len(inspection.detections), self._level(inspection)
         self.outcomes.append(
-            Outcome(frame, score, localized, metres, degrees, quality, covered, state, inspection.ms, regions)
+            Outcome(frame, score, localized, metres, degrees, quality, covered, state, inspection.ms, regions, level)
         )
         reference = None if inspection.reference is None else inspection.reference.image
         why = (
@@ -75,6 +81,24 @@ class DatasetScore:
         false = float((seen.heatmap >= self.threshold)[~seen.mask].mean()) if (~seen.mask).any() else 0.0
         title = f"{frame.kind}/{frame.image.stem}{why}"
         self.sheet.add(Row(title, seen.image, reference, seen.heatmap, seen.mask, self.threshold, f1, false))
+
+    def _level(self, inspection: Inspection) -> float:
+        """The threshold from which on a frame of which something is said holds no region; 0 where nothing is said of it."""
+        if inspection.reference is None:
+            return 0.0
+        heatmap = inspection.heatmap
+        smallest = self.detector.options.smallest_area(*heatmap.shape, inspection.reference.detail is not None)
+        return region_level(heatmap, max(1, round(smallest)))
+
+    def _false_alarms(self) -> dict:
+        """What share of the normal frames holds a false region: at the default threshold, stated and measured, and at other rates."""
+        levels = np.array([o.level for o in self.outcomes if o.frame.normal])
+
+        def measured(threshold: float) -> float | None:
+            return round(float((levels >= threshold).mean()), 5) if len(levels) else None
+
+        at = {str(rate): measured(self.detector.threshold_at(rate)) for rate in FALSE_ALARM_RATES}
+        return {"stated": round(self.detector.false_alarm_rate, 5), "measured": measured(self.threshold), "at": at}
 
     def _reference(self, seen: Seen, inspection: Inspection, working: Camera) -> tuple[float | None, float | None]:
         """PSNR of the reference view where it is covered and nothing is anomalous, and the share that is covered."""
@@ -106,6 +130,7 @@ class DatasetScore:
             "by_kind": kinds,
             "by_size": self.things.result(),
             "false_regions": _mean([o.regions for o in outcomes if o.frame.normal]),
+            "false_alarms": self._false_alarms(),
             "localization": _rounded({
                 "success": sum(success) / len(posed) if posed else None,
                 "median_m": _median([m for m, _ in errors]),

@@ -27,7 +27,7 @@ class InspectorParameters:
         runtime=True,
     )  # fmt: skip
     false_alarm_rate: float = parameter(
-        0.0, "False regions a normal frame for which the threshold is set; 0 for the calibrated one. "
+        0.0, "Share of normal frames with a false region for which the threshold is set; 0 for the site's own. "
         "'threshold' goes first.", minimum=0.0, maximum=0.99, runtime=True,
     )  # fmt: skip
     evidence: bool = parameter(
@@ -120,4 +120,4 @@ class InspectorParameters:
         """The threshold these parameters ask for. Raises OmniadError for a rate that the detector does not know."""
         if self.threshold > 0:
             return self.threshold
-        return detector.threshold_at(self.false_alarm_rate or detector.options.false_alarm_rate)
+        return detector.threshold_at(self.false_alarm_rate) if self.false_alarm_rate > 0 else detector.threshold
