@@ -38,6 +38,7 @@ setup(
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
     package_data={
         f"{NAME}.detection": ["weights/*.safetensors"],
+        f"{NAME}.living": ["migrations/*.mako"],
         f"{NAME}.report": ["*.html"],
         f"{NAME}.ros": ["*.xml"],
     },

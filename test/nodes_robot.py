@@ -12,7 +12,7 @@ from nav_msgs.msg import Odometry, Path
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -64,6 +64,7 @@ class Robot:
             "image": self.node.create_publisher(Image, "image", OUTPUT),
             "image/compressed": self.node.create_publisher(CompressedImage, "image/compressed", OUTPUT),
             "camera_info": self.node.create_publisher(CameraInfo, "camera_info", OUTPUT),
+            "inspector/verdict": self.node.create_publisher(String, "inspector/verdict", 10),
             "odom": self.node.create_publisher(Odometry, "odom", STREAM),
         }
         self.base_from_camera = messages.extrinsics((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))

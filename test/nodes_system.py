@@ -32,7 +32,8 @@ class System:
         if node == "inspector":
             parameters = {
                 "reference_timeout": TIMEOUT, "report_directory": str(self.folder / "report"),
-                "state_file": str(self.folder / "state.json"), **parameters,
+                "state_file": str(self.folder / "state.json"), "patrols": f"sqlite:///{self.folder / 'patrols.db'}",
+                **parameters,
             }  # fmt: skip
         self.robot.spin(0.1)  # what the last process of that name said is heard before it is forgotten
         self.robot.status.pop(node, None)

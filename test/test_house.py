@@ -13,10 +13,18 @@ pytestmark = pytest.mark.quick
 ROOT = Path(omniad_ros.__file__).parent
 FLOORS = (
     ("core", "renamed"), ("site",), ("recordings", "mapping", "reference", "detection"), ("building", "patrol"),
-    ("report", "evaluation", "lab"), ("ros",), ("commands",), ("cli",),
+    ("living",), ("report", "evaluation", "lab"), ("ros",), ("commands",), ("cli",),
 )  # fmt: skip
 FLOOR = {unit: level for level, units in enumerate(FLOORS) for unit in units}
-USERS = {"pycolmap": "mapping", "hloc": "mapping", "nerfstudio": "reference", "rclpy": "ros", "mujoco": "lab"}
+USERS = {
+    "pycolmap": "mapping",
+    "hloc": "mapping",
+    "nerfstudio": "reference",
+    "rclpy": "ros",
+    "mujoco": "lab",
+    "sqlalchemy": "living",
+    "alembic": "living",
+}
 
 
 def modules() -> dict[str, Path]:

@@ -22,9 +22,11 @@ from nodes_system import TIMEOUT, System
 from rclpy.serialization import serialize_message
 from safetensors.numpy import load_file, save_file
 from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import String
 
 from omniad_ros.core.files import read_json, sha256, write_json
 from omniad_ros.core.geometry import Pose
+from omniad_ros.patrol.pipeline import SETTLED
 from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros import messages, processes
 
@@ -464,6 +466,35 @@ def test_the_inspector_killed_and_restarted_goes_on_with_its_tracks(system):
         return displayed(robot.heard["markers"], shown) == expected
 
     robot.until(same_as_before, what="the tracks of the killed inspector")
+
+
+def test_a_verdict_silences_its_finding_at_once(system):
+    robot = system.robot
+    system.track()
+    frames = iter(range(10**6))
+
+    def labels() -> list[str]:
+        robot.inspect(*system.planted(next(frames)))
+        arrays = robot.heard["markers"]
+        shown = {key for key in displayed(arrays) if key[0] == "labels"}
+        return [m.text for a in arrays for m in a.markers if (m.ns, m.id) in shown and m.text.startswith("F")]
+
+    robot.until(labels, what="a label with a finding's name")
+    names = {text.split()[0] for text in labels()}
+    assert all(text.split(" ", 1)[1].startswith(("new:", "still there:")) for text in labels())
+    for name in names:
+        robot.publishers["inspector/verdict"].publish(String(data=f"{name} accepted the ball stays"))
+    robot.publishers["inspector/verdict"].publish(String(data="nonsense"))
+
+    def silent() -> bool:
+        stamp, *_ = robot.inspect(*system.planted(next(frames)))
+        return not displayed(robot.heard["markers"]) and SETTLED in robot.answer("mask", stamp).data
+
+    robot.until(silent, what="no marker, and a settled place in the mask")
+    assert system.said("inspector", "is no verdict")
+    for name in names:
+        robot.publishers["inspector/verdict"].publish(String(data=f"{name} undo"))
+    robot.until(labels, what="the label after the verdict was taken back")
 
 
 def test_a_viewer_records_images_map_camera_and_tracks(system, tmp_path):

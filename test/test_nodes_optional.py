@@ -170,7 +170,7 @@ def test_tracks_become_vision_msgs_where_they_are_installed(monkeypatch):
     ))  # fmt: skip
     given = dict(center=np.array([1.0, 2.0, 3.0]), size=np.array([0.2, 0.3, 0.4]), score=0.9, kind="added", views=7)
     tracks = [track(4, confirmed=True, **given), track(-2, confirmed=False, **given)]
-    array = markers.detections_message(tracks, Header(frame_id="map"))
+    array = markers.detections_message([(t, None) for t in tracks], Header(frame_id="map"))
     (detection,) = array.detections
     assert detection.id == "4" and detection.bbox.center.position == Point(x=1.0, y=2.0, z=3.0)
     assert detection.bbox.center.orientation == Quaternion(w=1.0) and detection.bbox.size.z == 0.4

@@ -19,11 +19,11 @@ class DoctorCommand(CommandOptions):
 
 
 def run(options: DoctorCommand) -> None:
-    print(format_findings(examine()))
+    print(format_diagnoses(examine()))
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One line of the doctor: ``ok`` or not, what was found, and what it enables or what to do; needed: little works without."""
 
     part: str
@@ -37,7 +37,7 @@ class Finding:
         return "ok" if self.ok else "missing" if self.needed else "optional"
 
 
-def examine() -> list[Finding]:
+def examine() -> list[Diagnosis]:
     """Look at this machine; imports nothing heavy but torch."""
     return [
         _python(),
@@ -53,11 +53,11 @@ def examine() -> list[Finding]:
     ]
 
 
-def format_findings(findings: list[Finding]) -> str:
-    """The findings as lines of text, for a terminal."""
-    width = max(len(finding.part) for finding in findings)
+def format_diagnoses(diagnoses: list[Diagnosis]) -> str:
+    """The diagnoses as lines of text, for a terminal."""
+    width = max(len(finding.part) for finding in diagnoses)
     return "\n".join(
-        f"{finding.verdict:8}  {finding.part:{width}}  {finding.found}: {finding.advice}" for finding in findings
+        f"{finding.verdict:8}  {finding.part:{width}}  {finding.found}: {finding.advice}" for finding in diagnoses
     )
 
 
@@ -72,13 +72,13 @@ def _has(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def _python() -> Finding:
+def _python() -> Diagnosis:
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "nerfstudio", "pycolmap") if _version(name))
     found = f"Python {platform.python_version()}, {versions or 'no library'}"
     complete = all(map(_version, ("torch", "nerfstudio", "pycolmap")))
     inspects = _version("torch") is not None
     advice = "sites built elsewhere are inspected; to build them" if inspects else "nothing works before you"
-    return Finding(
+    return Diagnosis(
         "libraries",
         complete,
         found,
@@ -87,9 +87,9 @@ def _python() -> Finding:
     )
 
 
-def _ros() -> Finding:
+def _ros() -> Diagnosis:
     if not _has("rclpy"):
-        return Finding(
+        return Diagnosis(
             "ROS 2",
             False,
             "no rclpy",
@@ -102,13 +102,15 @@ def _ros() -> Finding:
         if distribution
         else f"rclpy {_version('ros-rclpy') or _version('rclpy')} from PyPI"
     )
-    return Finding("ROS 2", True, found, "the nodes can run")
+    return Diagnosis("ROS 2", True, found, "the nodes can run")
 
 
-def _launch() -> Finding:
+def _launch() -> Diagnosis:
     if _has("launch_ros"):
-        return Finding("ros2 launch", True, "launch_ros", "'ros2 launch omniad_ros inspect.launch.py site:=SITE' works")
-    return Finding(
+        return Diagnosis(
+            "ros2 launch", True, "launch_ros", "'ros2 launch omniad_ros inspect.launch.py site:=SITE' works"
+        )
+    return Diagnosis(
         "ros2 launch",
         False,
         "no launch_ros",
@@ -116,7 +118,7 @@ def _launch() -> Finding:
     )
 
 
-def _ros_optional() -> list[Finding]:
+def _ros_optional() -> list[Diagnosis]:
     enabled = {
         "cv_bridge": ("it converts images", "rosbags-image converts images instead"),
         "tf_transformations": ("it converts rotations", "transforms3d converts rotations instead"),
@@ -127,42 +129,42 @@ def _ros_optional() -> list[Finding]:
         "vision_msgs": ("the topic 'detections'", "tracks are published as markers only, not as 'detections'"),
     }
     return [
-        Finding(name, True, "installed", there) if _has(name) else Finding(name, False, "not installed", without)
+        Diagnosis(name, True, "installed", there) if _has(name) else Diagnosis(name, False, "not installed", without)
         for name, (there, without) in enabled.items()
     ]
 
 
-def _gpu() -> Finding:
+def _gpu() -> Diagnosis:
     if not _has("torch"):
-        return Finding("GPU", False, "no torch", "run 'pip install -r requirements.txt'")
+        return Diagnosis("GPU", False, "no torch", "run 'pip install -r requirements.txt'")
     import torch
 
     if torch.cuda.is_available():
-        return Finding(
+        return Diagnosis(
             "GPU",
             True,
             torch.cuda.get_device_name(0),
             "nerfacto and splatfacto can be trained ('omniad build --field nerfacto')",
         )
-    return Finding("GPU", False, "none that torch can use", "the CPU field 'grid-field' is used; nothing to do")
+    return Diagnosis("GPU", False, "none that torch can use", "the CPU field 'grid-field' is used; nothing to do")
 
 
-def _teacher() -> Finding:
+def _teacher() -> Diagnosis:
     if not _has("torch"):
-        return Finding("teacher", False, "no torch", "run 'pip install -r requirements.txt'")
+        return Diagnosis("teacher", False, "no torch", "run 'pip install -r requirements.txt'")
     import torch
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     cached = sorted(file.name for file in folder.glob("*.pth")) if folder.is_dir() else []
     if cached:
-        return Finding("teacher", True, f"{len(cached)} files of weights in torch's cache", ", ".join(cached))
-    return Finding("teacher", True, "the bundled one", f"for ImageNet weights put torchvision's files into {folder}")
+        return Diagnosis("teacher", True, f"{len(cached)} files of weights in torch's cache", ", ".join(cached))
+    return Diagnosis("teacher", True, "the bundled one", f"for ImageNet weights put torchvision's files into {folder}")
 
 
-def _hloc() -> Finding:
+def _hloc() -> Diagnosis:
     if _has("hloc"):
-        return Finding("hloc", True, "installed", "maps can be built with its extractors, matchers and retrieval")
-    return Finding(
+        return Diagnosis("hloc", True, "installed", "maps can be built with its extractors, matchers and retrieval")
+    return Diagnosis(
         "hloc",
         False,
         "not installed",
@@ -170,9 +172,9 @@ def _hloc() -> Finding:
     )
 
 
-def _lightglue() -> Finding:
+def _lightglue() -> Diagnosis:
     found = _has("lightglue")
-    return Finding(
+    return Diagnosis(
         "LightGlue",
         found,
         "installed" if found else "not installed",
@@ -180,13 +182,15 @@ def _lightglue() -> Finding:
     )
 
 
-def _viewer() -> Finding:
+def _viewer() -> Diagnosis:
     found = _has("rerun")
     install = "pip install 'rerun-sdk>=0.23' 'pyarrow<22'"
     advice = "'omniad run SITE --viewer' works" if found else f"for a live view without RViz run {install}"
-    return Finding("rerun", found, "installed" if found else "not installed", advice)
+    return Diagnosis("rerun", found, "installed" if found else "not installed", advice)
 
 
-def _disk() -> Finding:
+def _disk() -> Diagnosis:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    return Finding("disk", free > 2, f"{free:.0f} GB free here", "a site of 100 images takes about 0.1 GB", needed=True)
+    return Diagnosis(
+        "disk", free > 2, f"{free:.0f} GB free here", "a site of 100 images takes about 0.1 GB", needed=True
+    )

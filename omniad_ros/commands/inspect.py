@@ -28,6 +28,10 @@ class InspectCommand(CommandOptions):
     """Pixels across, of the second look, under which a region is no detection; the site's if not given."""
     smallest_extent: Annotated[float | None, positive("METRES"), unset("METRES")] = None
     """The same in metres, by the reference's depth."""
+    patrols: Annotated[str, arg(metavar="URL")] = ""
+    """Database that keeps the patrol: patrols.db beside the site if not given, another by SQLAlchemy's URL, or 'none'."""
+    robot: Annotated[str, arg(metavar="NAME")] = ""
+    """Whose patrol it is."""
     look: OmitArgPrefixes[LookOptions]
     bag: OmitArgPrefixes[RecordingOptions]
 
@@ -44,7 +48,9 @@ def run(options: InspectCommand) -> None:
         evidence=not options.independent, detail_side=options.look.detail_side, whole_frame=options.look.whole_frame,
         smallest_thing=options.smallest_thing, smallest_extent=options.smallest_extent or 0.0,
     )  # fmt: skip
-    chosen = InspectOptions(inspection=inspection, bag=options.bag.bag_options())
+    chosen = InspectOptions(
+        inspection=inspection, bag=options.bag.bag_options(), patrols=options.patrols, robot=options.robot
+    )
     with ProgressBar() as progress:
         inspect_images(options.site, options.images, options.out, progress, chosen)
     show(f"Report: {options.out / 'index.html'}")

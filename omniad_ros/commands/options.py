@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from omniad_ros.core.feedback import OmniadError
 
 if TYPE_CHECKING:
     from omniad_ros.building.build import BuildOptions
+    from omniad_ros.living import PatrolStore
     from omniad_ros.recordings.bag import BagOptions
 
 LARGEST = 2**31 - 1
@@ -114,6 +116,29 @@ class LookOptions:
     """Pixels of the longer side at which frames are looked at a second time, where they and the survey are as large; 0 for never."""
     whole_frame: Flag = False
     """Look a second time at the whole frame, at several times the cost, instead of where it pays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """Where patrols are kept."""
+
+    patrols: Annotated[str, arg(metavar="URL")] = ""
+    """Database of the patrols, as SQLAlchemy names it (postgresql+psycopg://...); patrols.db beside the site if not given."""
+
+    @contextlib.contextmanager
+    def open(self, site: Path, begin: bool = False) -> Iterator[PatrolStore]:
+        """The site's store. Raises OmniadError where nothing was ever kept of it, unless it is to ``begin``."""
+        from omniad_ros.living import PatrolStore
+        from omniad_ros.site import Site
+
+        Site.open(site, verify=False)
+        if not (begin or PatrolStore.exists(site, self.patrols)):
+            raise OmniadError(f"no patrol of {site} was kept yet: 'omniad inspect' and the inspector node keep them")
+        store = PatrolStore.of_site(site, self.patrols)
+        try:
+            yield store
+        finally:
+            store.close()
 
 
 KNOWN_LENGTH = create_mutex_group(required=False, title="a known length")

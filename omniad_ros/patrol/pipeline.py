@@ -26,7 +26,7 @@ from omniad_ros.patrol.tracks import Track, Tracker
 from omniad_ros.reference import ReferenceRenderer, ReferenceView
 from omniad_ros.site import DETAIL_SIDE, Site, SparsePoints
 
-NORMAL, UNCOVERED, ANOMALOUS = 0, 128, 255
+NORMAL, SETTLED, UNCOVERED, ANOMALOUS = 0, 64, 128, 255
 """Values of `Inspection.mask`."""
 
 SHARP_ENOUGH = 0.75
@@ -35,6 +35,10 @@ SHARP_ENOUGH = 0.75
 Render = Callable[[Camera, Pose, Camera | None], ReferenceView | None]
 """Makes the reference view of a pose for a camera at working size, and for the camera of a second look where one is given; or gives
 None where it could not in time."""
+
+Settle = Callable[[Camera, Pose, np.ndarray], np.ndarray | None]
+"""Says of a view's pixels, by the reference's depth (h, w), up to which probability they raise nothing: float32 (h, w), infinite where
+somebody has settled that whatever is there is no anomaly; None where nothing is settled in the view."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Inspection:
     pose: the refined ``map_from_camera``, or the prior where refining failed (then `localization.pose` is None);
     reference: the view that the frame was compared with, at working size, None where there is none; heatmap: float32 (H, W) in
     [0, 1]; independent: the same from this frame alone, without what earlier frames said; mask: uint8 (H, W), 255 anomalous, 128
-    not covered by the survey, 0 normal; detections: of this frame, in its pixels; tracks: all known so far; state: `ok`, `degraded`
+    not covered by the survey, 64 accepted or ignored by somebody's verdict, 0 normal; detections: of this frame, in its pixels; tracks: all known so far; state: `ok`, `degraded`
     (no reference view or no refined pose: less is known; or a frame that is not believed, of which nothing is said) or `lost` (nothing is said of the place); message: why, or what small
     things an `ok` frame is too blurred for, else empty; ms: milliseconds a stage.
     """
@@ -103,6 +107,8 @@ class Inspector:
         self.render = self.renderer.render if render is None else render
         self.evidence = EvidenceVolume.of_site(site.mapped, self.points) if self.options.evidence else None
         self.plausibility, self.lens = Plausibility(site, self.localizer), LensCheck()
+        self.settle: Settle | None = None
+        """May be replaced at any time, from any thread."""
         self.reset()
 
     @property
@@ -188,7 +194,9 @@ class Inspector:
         looked, seen_by = (
             (resized(image, *reference.detail.shape[1::-1]), detail_camera) if twice else (small, small_camera)
         )
-        independent = heatmap = self.detector.heatmap(looked, reference, options.whole_frame)
+        heatmap = self.detector.heatmap(looked, reference, options.whole_frame)
+        heatmap, settled = self._settled(heatmap, reference, small_camera, pose)
+        independent = heatmap
         detections: list[Detection] = []
         message = ""
         if reference is not None:
@@ -224,6 +232,7 @@ class Inspector:
         height, width = heatmap.shape
         covered = np.ones(heatmap.shape, bool) if reference is None else resized_map(reference.covered, width, height)
         mask = np.where(covered, np.where(heatmap >= threshold, ANOMALOUS, NORMAL), UNCOVERED).astype(np.uint8)
+        mask[settled] = SETTLED
         if localization.pose is None:
             message = "no refined pose: the pose is odometry's, the heatmap is the distillation's alone"
         elif reference is None:
@@ -237,6 +246,16 @@ class Inspector:
             [_to_frame(detection, seen_by, camera) for detection in detections], self.tracker.tracks,
             state, message, {**lap.ms, "total": sum(lap.ms.values())},
         )  # fmt: skip
+
+    def _settled(
+        self, heatmap: np.ndarray, reference: ReferenceView | None, camera: Camera, pose: Pose
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The heatmap (H, W) without what is settled, and bool (H, W) where that is whatever is there."""
+        levels = None if reference is None or self.settle is None else self.settle(camera, pose, reference.depth)
+        if levels is None:
+            return heatmap, np.zeros(heatmap.shape, bool)
+        levels = resized_map(levels, *heatmap.shape[1::-1])
+        return np.where(heatmap <= levels, np.float32(0), heatmap), np.isinf(levels)
 
     def _weighed(
         self, heatmap: np.ndarray, threshold: float, reference: ReferenceView, camera: Camera, pose: Pose

@@ -23,6 +23,7 @@ from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.core.files import check_empty, exclusive, read_json, write_atomically, write_json
 from omniad_ros.core.geometry import pose_of, rows_of
 from omniad_ros.core.images import encode_jpeg, read_image, write_image
+from omniad_ros.living.kept_patrol import KeptPatrol
 from omniad_ros.patrol.pipeline import Inspection, InspectionOptions, Inspector, overlay
 from omniad_ros.patrol.session import PatrolFrame, PatrolSession
 from omniad_ros.patrol.tracks import Track, Tracker, TrackerOptions
@@ -45,11 +46,14 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class InspectOptions:
     """max_rate: frames a second of recorded time at most, 0 for all; inspection: how frames are inspected; bag: which topics
-    of a rosbag2 are read."""
+    of a rosbag2 are read; patrols: URL of the database that keeps the patrol, empty for patrols.db beside the site, NOT_KEPT for none;
+    robot: whose patrol it is."""
 
     max_rate: float = 0.0
     inspection: InspectionOptions = field(default_factory=InspectionOptions)
     bag: BagOptions | None = None
+    patrols: str = ""
+    robot: str = ""
 
 
 def inspect_images(
@@ -109,6 +113,7 @@ class _Inspected:
 
     def __init__(self, site: Site, source: FrameSource, folder: Path, options: InspectOptions):
         self.site, self.source, self.folder, self.state = site, source, folder, folder / STATE
+        self.options = options
         self.inspector = Inspector(site, options=options.inspection)
         self.key = _key(site, source, folder, options)
         self._begin()
@@ -120,30 +125,41 @@ class _Inspected:
             # without times only different views can confirm a track
             self.inspector.tracker = Tracker(TrackerOptions(confirm_seconds=math.inf))
         self.session = PatrolSession(self.inspector, self.site.survey)
+        self.kept: KeptPatrol | None = None
         self.recorder = PatrolRecorder()
         self.rows: list[dict] = []
 
     def run(self, progress: Progress) -> list[Track]:
         done = self._resume()
+        facts = {"robot": self.options.robot, "source": self.source.path.resolve().name, "key": self.key}
+        self.kept = KeptPatrol.begin(self.site, self.session, self.options.patrols, **facts)
         with (self.state / ROWS).open("ab") as rows:
             saved_at = time.monotonic()
             for number, frame in enumerate(self.session.run(self.source, done), done + 1):
                 row = self._write(frame)
                 rows.write(json.dumps(row).encode() + b"\n")
                 self._remember(row, frame)
+                self._keep(frame)
                 progress(number / max(self.source.count, number), f"inspected {row['name']}")
                 if time.monotonic() - saved_at > SAVE_EVERY:
                     rows.flush()
                     self._save(number, rows.tell())
                     saved_at = time.monotonic()
         tracker = self.inspector.tracker
-        confirmed = [track for track in tracker.tracks if track.confirmed]
+        told = [track for track in tracker.tracks if not (self.kept and self.kept.silent(track))]
+        confirmed = [track for track in told if track.confirmed]
         frames = [{key: value for key, value in row.items() if key != "odometry"} for row in self.rows]
-        write_json(self.folder / "inspection.json", {"frames": frames, "tracks": [_track_row(t) for t in confirmed]})
+        write_json(
+            self.folder / "inspection.json", {"frames": frames, "tracks": [self._track_row(t) for t in confirmed]}
+        )
         title, subtitle = f"Patrol {self.source.path.resolve().name}", f"site {self.site.path.resolve().name}"
-        report = self.recorder.report(title, self.site, tracker, subtitle=subtitle, timed=self.source.timed)
+        report = self.recorder.report(
+            title, self.site, tracker, subtitle=subtitle, timed=self.source.timed, tracks=told
+        )
         write_report(self.folder, report)
         shutil.rmtree(self.state)
+        if self.kept is not None:
+            self.kept.end()
         progress(1.0, "wrote the report")
         return confirmed
 
@@ -164,6 +180,20 @@ class _Inspected:
 
     def _seconds(self, row: dict) -> float:
         return row["stamp"] if self.source.timed else float(len(self.rows))
+
+    def _keep(self, frame: PatrolFrame) -> None:
+        if self.kept is None:
+            return
+        before = self.kept.trouble
+        self.kept.add(frame)
+        if self.kept.trouble and self.kept.trouble != before:
+            logger.warning(self.kept.trouble)
+
+    def _track_row(self, track: Track) -> dict:
+        known = self.kept.known(track) if self.kept else None
+        return _track_row(track) | (
+            {} if known is None else {"finding": known.name, "state": known.state, "verdict": known.verdict}
+        )
 
     # ---- interruptions
 

@@ -29,6 +29,7 @@ from omniad_ros.ros.managed import ERROR, OK, STALE, WARN, Health, ManagedNode
 from omniad_ros.ros.managed import main as run_node
 from omniad_ros.ros.memory import PatrolMemory
 from omniad_ros.ros.outputs import InspectorOutputs
+from omniad_ros.ros.patrols import NodePatrols
 from omniad_ros.ros.reference import ReferenceClient
 from omniad_ros.ros.shared_work import SharedWork
 from omniad_ros.ros.speakers import publisher
@@ -49,6 +50,7 @@ class InspectorNode(ManagedNode):
         self.worker: NewestFirst | None = None
         self.transforms: Transforms | None = None
         self.memory: PatrolMemory | None = None
+        self.patrols: NodePatrols | None = None
         self.live: LiveFrames | None = None
         self.outputs: InspectorOutputs | None = None
         self.inputs = {"image": Input("image"), "odom": Input("odometry"), "camera_info": Input("camera_info")}
@@ -83,7 +85,8 @@ class InspectorNode(ManagedNode):
         self.session.warm_up()
         self.memory.reload(self.session)
         self.apply(values)
-        self.outputs = InspectorOutputs(self)
+        self.patrols = NodePatrols(self, site, self.session)
+        self.outputs = InspectorOutputs(self, self.patrols)
 
     def activate(self) -> None:
         self._forget_stream()
@@ -129,8 +132,8 @@ class InspectorNode(ManagedNode):
         for service in self.services_:
             service.refuse("the inspector is no longer configured: there is no patrol")
         free = self._busy.acquire(timeout=10.0)  # but for a frame that does not end, nobody is left in the midst of it
-        self.destroy_all(self.outputs)
-        self.outputs = self.reference = self.session = self.memory = None
+        self.destroy_all(self.outputs, self.patrols)
+        self.outputs = self.reference = self.session = self.memory = self.patrols = None
         if free:
             self._busy.release()
 
@@ -217,6 +220,7 @@ class InspectorNode(ManagedNode):
                 self.reference.stamp = taken.stamp
             frame = self.session.inspect(taken)
             self.memory.add(frame)
+            self.patrols.add(frame)
         started = time.perf_counter()
         self.outputs.frame(frame, header)
         self.transforms.map_from_odom = frame.map_from_odom
@@ -248,13 +252,14 @@ class InspectorNode(ManagedNode):
             self._check_configured()
             self.session.reset()
             self.memory.reset()
+            self.patrols.reset()
             self.outputs.clear_markers()
         return "tracks and pose are forgotten"
 
     def _save_report(self) -> str:
         with self._busy:
             self._check_configured()
-            folder, report = self.memory.report_directory, self.memory.report(self.session)
+            folder, report = self.memory.report_directory, self.memory.report(self.session, self.patrols.loud)
         return f"report: {write_report(folder, report)}"
 
     def _check_configured(self) -> None:
@@ -278,6 +283,8 @@ class InspectorNode(ManagedNode):
             doubts.append(self.reference.doubt())
         if self.memory is not None:
             doubts.append(self.memory.trouble)
+        if self.patrols is not None:
+            doubts.append(self.patrols.trouble)
         return next(filter(None, doubts), "")
 
     def health(self) -> Health:

@@ -92,6 +92,10 @@ class InspectorParameters:
         maximum=3600.0,
         runtime=True,
     )
+    patrols: str = parameter(
+        "",
+        "Database that keeps the patrols: empty for patrols.db beside the site, a URL as SQLAlchemy has it, or 'none'.",
+    )
     state_file: str = parameter("", "File in which tracks survive a restart; empty to start clean.")
     report_directory: str = parameter("omniad_report", "Folder in which ~/save_report writes.")
 

@@ -7,6 +7,7 @@ from geometry_msgs.msg import Point, Vector3
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from omniad_ros.living.keeping import Known
 from omniad_ros.patrol.tracks import Track
 from omniad_ros.ros import counterparts
 
@@ -14,6 +15,9 @@ vision_msgs = counterparts.optional("vision_msgs.msg")
 
 COLORS = {"missing": (0.25, 0.55, 1.0), "added": (1.0, 0.3, 0.2), "changed": (1.0, 0.75, 0.1)}
 LEAST_SIZE = 0.05
+
+KnownTrack = tuple[Track, Known | None]
+"""A track, and what is known of it over all patrols."""
 
 
 class TrackMarkers:
@@ -23,7 +27,7 @@ class TrackMarkers:
         self._drawn: set[int] = set()
         self._displays = 0
 
-    def update(self, tracks: list[Track], header: Header, displays: int) -> MarkerArray:
+    def update(self, tracks: list[KnownTrack], header: Header, displays: int) -> MarkerArray:
         """The markers that bring a display up to date.
 
         displays: how many subscribe; whenever that changes, the array first clears what an earlier run may have left.
@@ -33,12 +37,12 @@ class TrackMarkers:
             array.markers.append(Marker(header=header, action=Marker.DELETEALL))
             self._displays = displays
         now = header.stamp.sec + 1e-9 * header.stamp.nanosec
-        shown = {track.id: track for track in tracks if track.confirmed}
+        shown = {track.id: (track, known) for track, known in tracks if track.confirmed}
         for gone in sorted(self._drawn - shown.keys()):
             for namespace in ("tracks", "labels"):
                 array.markers.append(Marker(header=header, ns=namespace, id=gone, action=Marker.DELETE))
-        for track in shown.values():
-            array.markers += [_box(track, header), _label(track, header, now)]
+        for track, known in shown.values():
+            array.markers += [_box(track, header), _label(track, known, header, now)]
         self._drawn = set(shown)
         return array
 
@@ -59,14 +63,15 @@ def _box(track: Track, header: Header) -> Marker:
     return box
 
 
-def _label(track: Track, header: Header, now: float) -> Marker:
+def _label(track: Track, known: Known | None, header: Header, now: float) -> Marker:
     label = Marker(header=header, ns="labels", id=track.id, type=Marker.TEXT_VIEW_FACING, action=Marker.ADD)
     x, y, z = map(float, track.center)
     label.pose.position = Point(x=x, y=y, z=z + 0.5 * float(_size(track)[2]) + 0.1)
     label.pose.orientation.w = 1.0
     label.scale.z = 0.1
     label.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
-    label.text = f"#{track.id} {track.kind} {track.score:.2f}, {max(0.0, now - track.first_seen):.0f} s"
+    name = f"#{track.id}" if known is None else f"{known}:"
+    label.text = f"{name} {track.kind} {track.score:.2f}, {max(0.0, now - track.first_seen):.0f} s"
     return label
 
 
@@ -74,15 +79,15 @@ def _size(track: Track) -> np.ndarray:
     return np.maximum(LEAST_SIZE, np.zeros(3) if track.size is None else track.size)
 
 
-def detections_message(tracks: list[Track], header: Header):
-    """vision_msgs/Detection3DArray of the confirmed tracks; None where vision_msgs is not installed."""
+def detections_message(tracks: list[KnownTrack], header: Header):
+    """vision_msgs/Detection3DArray of the confirmed tracks, by the names of their findings where these are known; None where vision_msgs is not installed."""
     if vision_msgs is None:
         return None
     array = vision_msgs.Detection3DArray(header=header)
-    for track in tracks:
+    for track, known in tracks:
         if not track.confirmed:
             continue
-        detection = vision_msgs.Detection3D(header=header, id=str(track.id))
+        detection = vision_msgs.Detection3D(header=header, id=str(track.id) if known is None else known.name)
         x, y, z = map(float, track.center)
         detection.bbox.center.position = Point(x=x, y=y, z=z)
         detection.bbox.center.orientation.w = 1.0

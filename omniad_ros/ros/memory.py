@@ -6,6 +6,7 @@ Both are bounded, and both are written so that a full disk leaves the old file w
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import read_json, write_atomically
 from omniad_ros.core.geometry import Pose
 from omniad_ros.patrol.session import PatrolFrame, PatrolSession
-from omniad_ros.patrol.tracks import Tracker
+from omniad_ros.patrol.tracks import Track, Tracker
 from omniad_ros.recordings.source import SECOND
 from omniad_ros.report import PatrolRecorder, PatrolReport
 from omniad_ros.ros import messages
@@ -97,13 +98,14 @@ class PatrolMemory:
         self._longer = True  # an empty route is told too
         self.recorder.reset()
 
-    def report(self, session: PatrolSession) -> PatrolReport:
-        """All that the report shows, as it is now."""
+    def report(self, session: PatrolSession, loud: Callable[[list[Track]], list[Track]]) -> PatrolReport:
+        """All that the report shows, as it is now. loud: which of the tracks it tells of."""
         counts = tuple(
             (f"frames {key}" if key != "frames" else key, str(value)) for key, value in self.statistics.items()
         )
+        tracker = session.inspector.tracker
         return self.recorder.report(
-            "Patrol", self.site, session.inspector.tracker, subtitle=str(self.site.path), facts=counts
+            "Patrol", self.site, tracker, subtitle=str(self.site.path), facts=counts, tracks=loud(tracker.tracks)
         )
 
     def reload(self, session: PatrolSession) -> None:

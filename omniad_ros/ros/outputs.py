@@ -13,14 +13,15 @@ from omniad_ros.patrol.session import PatrolFrame
 from omniad_ros.ros import messages
 from omniad_ros.ros.managed import LATCHED, OUTPUT, ManagedNode
 from omniad_ros.ros.markers import TrackMarkers, detections_message, vision_msgs
+from omniad_ros.ros.patrols import NodePatrols
 from omniad_ros.site import MAP_FRAME, SparsePoints
 
 
 class InspectorOutputs:
     """The publishers, from the node's configuration to its cleanup; silent while it is not active."""
 
-    def __init__(self, node: ManagedNode):
-        self._node = node
+    def __init__(self, node: ManagedNode, patrols: NodePatrols):
+        self._node, self._patrols = node, patrols
         self._markers = TrackMarkers()
         kinds = [
             ("heatmap", Image, OUTPUT), ("heatmap_independent", Image, OUTPUT), ("overlay", Image, OUTPUT),
@@ -41,10 +42,11 @@ class InspectorOutputs:
         # what is small goes first: behind images that fill DDS's shared memory it would have to be sent twice
         if inspection.pose is not None:
             publishers["pose"].publish(messages.pose_with_covariance(inspection.pose, frame.covariance, in_map))
+        tracks = [(track, self._patrols.known(track)) for track in self._patrols.loud(inspection.tracks)]
         displays = publishers["markers"].get_subscription_count()
-        publishers["markers"].publish(self._markers.update(inspection.tracks, in_map, displays))
+        publishers["markers"].publish(self._markers.update(tracks, in_map, displays))
         if "detections" in publishers:
-            publishers["detections"].publish(detections_message(inspection.tracks, in_map))
+            publishers["detections"].publish(detections_message(tracks, in_map))
         publishers["heatmap"].publish(messages.image_message(inspection.heatmap, header))
         publishers["mask"].publish(messages.image_message(inspection.mask, header))
         if publishers["heatmap_independent"].get_subscription_count():
