@@ -14,6 +14,7 @@ from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.files import write_json
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.core.images import read_image, write_image
+from omniad_ros.detection.options import OURS
 from omniad_ros.evaluation import (
     Alignment,
     PatrolTruth,
@@ -168,10 +169,19 @@ def make_site(path, root, shift=0.0):
     return site
 
 
+class StandInDetector:
+    """In place of the inspector's detector: what it states of its thresholds, each its rate's complement."""
+
+    threshold, false_alarm_rate, options = 0.5, 0.5, OURS
+
+    def threshold_at(self, false_alarm_rate):
+        return 1 - false_alarm_rate
+
+
 class StandIn:
     """In place of an inspector: knows each test image by its first pixel; one of them it cannot localize."""
 
-    threshold, tracker = 0.5, Tracker()
+    detector, tracker = StandInDetector(), Tracker()
 
     def __init__(self, site, options=None):
         self.shift = site.mapped.poses[0].translation - POSES[0].translation
@@ -214,6 +224,7 @@ def test_evaluate_writes_metrics_and_a_contact_sheet(tmp_path, monkeypatch, shif
     assert metrics["localization"]["median_m"] == pytest.approx(0.01 * 3**0.5, abs=1e-4)  # in the dataset's frame
     assert metrics["reference"]["covered"] == 0.75 and 15 < metrics["reference"]["psnr"] < 30
     assert metrics["by_size"]["under_300"] == {"things": 2, "recall": 0.5} and metrics["false_regions"] == 0
+    assert metrics["false_alarms"] == {"stated": 0.5, "measured": 0, "at": {"0.05": 0, "0.1": 0, "0.2": 0, "0.5": 0}}
     assert metrics["ms"]["total"] == 35 and metrics["states"] == {"ok": 3, "lost": 1}
     assert set(metrics) >= {"frames", "pixel", "image", "by_kind", "localization", "reference", "ms"}
     assert read_image(tmp_path / "out/contact_sheet.jpg").shape[1] > 1280
