@@ -14,6 +14,7 @@ pytest.importorskip("rclpy", reason="the nodes need ROS 2 ('make venv' installs 
 from geometry_msgs.msg import Point, Quaternion, TransformStamped, Vector3
 from geometry_msgs.msg import Pose as PoseMessage
 from nav_msgs.msg import Odometry
+from rclpy.time import Time
 from std_msgs.msg import Header
 
 from omniad_ros.core.geometry import Pose
@@ -130,20 +131,50 @@ def test_odometry_that_does_not_name_the_robot_is_of_base_link_as_in_a_bag(robot
     assert "child_frame_id" in sentence and "base_link" in sentence
 
 
-def test_map_to_odom_is_broadcast_until_the_node_is_deactivated(robot):
+def test_map_to_odom_reaches_beyond_the_images_stamp_at_any_pace_until_the_node_is_deactivated(robot):
     before = [len(list(entities)) for entities in (robot.node.publishers, robot.node.subscriptions, robot.node.timers)]
-    frames = transforms.Transforms(robot.node, InspectorParameters())
-    frames._broadcast()
-    assert not frames._broadcaster.sent  # nobody knows where the robot is, nor what its frame is called
-    frames.map_from_odom = Pose(np.eye(3), np.array([1.0, 2.0, 0.0]))
-    frames.odom_frame.check("header.frame_id", "wheels")
-    while not frames._broadcaster.sent:
-        robot.spin(1.0)
-    sent = frames._broadcaster.sent[-1]
-    assert (sent.header.frame_id, sent.child_frame_id, sent.transform.translation.y) == ("map", "wheels", 2.0)
+    frames = transforms.Transforms(robot.node, InspectorParameters(map_frame="plant", transform_tolerance=0.3))
+    live = LiveFrames(frames, False, lambda sentence: None)
+    sent = frames._broadcaster.sent
+
+    def drive(seconds) -> None:
+        for second in seconds:
+            stamp = messages.to_stamp(round(second * SECOND))
+            frames.moved(live.take_odometry(Odometry(header=Header(stamp=stamp, frame_id="wheels")))[0])
+
+    drive((100.0, 100.05))
+    assert not sent  # nobody knows where the robot is
+    frames.correct(Pose(np.eye(3), np.array([1.0, 2.0, 0.0])), 100 * SECOND)
+    drive(np.arange(100.1, 102.0, 0.05))
+    assert {(t.header.frame_id, t.child_frame_id, t.transform.translation.y) for t in sent} == {
+        ("plant", "wheels", 2.0)
+    }
+    stamps = [Time.from_msg(t.header.stamp).nanoseconds / SECOND for t in sent]
+    assert stamps[0] == 100.0 and stamps == sorted(stamps)  # the frame that said it has its transform too
+    assert 102.1 < stamps[-1] < 102.3 and len(stamps) < 25
+    drive((3.0, 3.05))  # the recording begins anew
+    assert Time.from_msg(sent[-1].header.stamp).nanoseconds == 3.3 * SECOND
     frames.destroy()
     after = [len(list(entities)) for entities in (robot.node.publishers, robot.node.subscriptions, robot.node.timers)]
     assert after == before
+
+
+def test_map_to_odom_is_left_to_another_node_that_publishes_it(robot, monkeypatch):
+    frames = transforms.Transforms(robot.node, InspectorParameters())
+    frames.odom_frame.check("header.frame_id", "odom")
+    sent = frames._broadcaster.sent
+    frames.correct(Pose.identity(), 5 * SECOND)
+    frames._hear(SimpleNamespace(transforms=list(sent)))  # what it hears of itself
+    frames.moved(6 * SECOND)
+    assert len(sent) == 3
+    other = messages.transform_message(Pose.identity(), Header(stamp=header(6).stamp, frame_id="/map"), "odom")
+    frames._hear(SimpleNamespace(transforms=[other]))
+    frames.moved(7 * SECOND)
+    assert len(sent) == 3
+    monkeypatch.setattr(frames, "_rival_at", frames._rival_at - frames.RIVAL_FOR)
+    frames.moved(8 * SECOND)
+    assert len(sent) == 4
+    frames.destroy()
 
 
 def message(**fields):

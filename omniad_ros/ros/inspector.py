@@ -190,6 +190,7 @@ class InspectorNode(ManagedNode):
     def _take_odometry(self, message: Odometry, info: dict) -> None:
         if (sample := self._take("odom", self.live.take_odometry, message)) is not None:
             self.session.add_odometry(*sample)
+            self.transforms.moved(sample[0])
 
     def _unreadable(self, error: Exception) -> None:
         self.warn("odom unreadable", f"odom is ignored: it cannot be read ({type(error).__name__}: {error})")
@@ -223,7 +224,7 @@ class InspectorNode(ManagedNode):
             self.patrols.add(frame)
         started = time.perf_counter()
         self.outputs.frame(frame, header)
-        self.transforms.map_from_odom = frame.map_from_odom
+        self.transforms.correct(frame.map_from_odom, frame.stamp)
         if (route := self.memory.route()) is not None:
             self.outputs.route(route, header)
         self.frame, self.failure, self.odometry_away = frame, "", self.session.odometry.away(taken.stamp)

@@ -8,7 +8,7 @@ from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Pose
 from omniad_ros.ros import counterparts
 from omniad_ros.ros.parameters import parameter
-from omniad_ros.site import DETAIL_SIDE
+from omniad_ros.site import DETAIL_SIDE, MAP_FRAME
 
 REFERENCES = ("renderer", "inspector", "none")
 SMALLEST = 32
@@ -66,6 +66,7 @@ class InspectorParameters:
         False, "Subscribe image/compressed instead of image; the latter may be remapped to either of the two names."
     )
     rectified: bool = parameter(False, "The images are already rectified: use camera_info's P instead of K and D.")
+    map_frame: str = parameter(MAP_FRAME, "Name of the map's frame in all that is published; as nerf_renderer has it.")
     odom_frame: str = parameter("", "Frame of the odometry; empty for whatever the odometry says.")
     base_frame: str = parameter(
         "", "Frame of the robot; empty for the odometry's child_frame_id, base_link where that is empty too."
@@ -84,7 +85,11 @@ class InspectorParameters:
     initial_pose: tuple = parameter(
         (0.0, 0.0, 0.0), "x, y in metres and yaw in radians of the robot in the map.", length=3
     )
-    publish_tf: bool = parameter(True, "Publish map -> odom on /tf where tf2_ros is installed.")
+    publish_tf: bool = parameter(True, "Publish map -> odom on /tf where tf2_ros is installed and no other node does.")
+    transform_tolerance: float = parameter(
+        0.5, "Seconds by which map -> odom is stamped ahead of the newest odometry, for who asks between two of them.",
+        minimum=0.0, maximum=10.0,
+    )  # fmt: skip
     stale_after: float = parameter(
         1.0,
         "Seconds without image or odometry after which the state is stale.",
@@ -105,6 +110,8 @@ class InspectorParameters:
             raise OmniadError("parameter site is empty; give it the folder of a site built by 'omniad build'")
         if self.reference not in REFERENCES:
             raise OmniadError(f"parameter reference is '{self.reference}', must be one of {', '.join(REFERENCES)}")
+        if not self.map_frame:
+            raise OmniadError("parameter map_frame is empty; it names the map in what is published, as 'map'")
         if 0 < self.longest_side < SMALLEST:
             raise OmniadError(
                 f"parameter longest_side is {self.longest_side}, must be 0 (the site's) or at least {SMALLEST}"

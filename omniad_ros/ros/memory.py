@@ -22,7 +22,7 @@ from omniad_ros.patrol.tracks import Track, Tracker
 from omniad_ros.recordings.source import SECOND
 from omniad_ros.report import PatrolRecorder, PatrolReport
 from omniad_ros.ros import messages
-from omniad_ros.site import MAP_FRAME, Site
+from omniad_ros.site import Site
 
 FORMAT = "omniad-inspector-state"
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -57,6 +57,7 @@ class PatrolMemory:
     def __init__(self, values, site: Site):
         self.site = site
         self.report_directory = Path(values.report_directory).expanduser()
+        self._map_frame = values.map_frame
         self.state_file = Path(values.state_file).expanduser() if values.state_file else None
         self.statistics = {"frames": 0, "ok": 0, "degraded": 0, "lost": 0}
         self.recorder = PatrolRecorder()
@@ -74,7 +75,7 @@ class PatrolMemory:
         pose = inspection.localization.pose
         if pose is None or (self._last is not None and pose.distance(self._last)[0] < self.STEP):
             return
-        header = Header(stamp=messages.to_stamp(frame.stamp), frame_id=MAP_FRAME)
+        header = Header(stamp=messages.to_stamp(frame.stamp), frame_id=self._map_frame)
         self._route.append(messages.pose_stamped(pose, header))
         self._last, self._longer = pose, True
         if len(self._route) > self.MOST:

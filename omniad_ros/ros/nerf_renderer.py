@@ -34,6 +34,7 @@ class RendererParameters:
 
     site: str = parameter("", "Folder of the site, as built by 'omniad build'.")
     autostart: bool = parameter(True, "Configure and activate at the start; false where a lifecycle manager does it.")
+    map_frame: str = parameter(MAP_FRAME, "Name of the map's frame; as the inspector has it.")
     rectified: bool = parameter(False, "The images are already rectified: use camera_info's P instead of K and D.")
     longest_side: int = parameter(
         0, "Pixels of the reference view's longer side; 0 for the site's.", minimum=0, maximum=4096, runtime=True
@@ -119,7 +120,9 @@ class NerfRenderer(ManagedNode):
             decoding.check_stamp(message.header)
             frame = message.header.frame_id
             decoding.check(
-                frame == MAP_FRAME, "header.frame_id", f"is {decoding.quoted(frame)}, requests are in '{MAP_FRAME}'"
+                frame == self.values.map_frame,
+                "header.frame_id",
+                f"is {decoding.quoted(frame)}, requests are in '{self.values.map_frame}'",
             )
             pose = decoding.pose_from_message(message.pose)
         except decoding.MessageDefect as defect:

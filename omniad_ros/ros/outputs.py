@@ -14,14 +14,14 @@ from omniad_ros.ros import messages
 from omniad_ros.ros.managed import LATCHED, OUTPUT, ManagedNode
 from omniad_ros.ros.markers import TrackMarkers, detections_message, vision_msgs
 from omniad_ros.ros.patrols import NodePatrols
-from omniad_ros.site import MAP_FRAME, SparsePoints
+from omniad_ros.site import SparsePoints
 
 
 class InspectorOutputs:
     """The publishers, from the node's configuration to its cleanup; silent while it is not active."""
 
     def __init__(self, node: ManagedNode, patrols: NodePatrols):
-        self._node, self._patrols = node, patrols
+        self._node, self._patrols, self._map_frame = node, patrols, node.values.map_frame
         self._markers = TrackMarkers()
         kinds = [
             ("heatmap", Image, OUTPUT), ("heatmap_independent", Image, OUTPUT), ("overlay", Image, OUTPUT),
@@ -38,7 +38,7 @@ class InspectorOutputs:
     def frame(self, frame: PatrolFrame, header: Header) -> None:
         """What was found in a frame; header: of its image."""
         inspection, publishers = frame.inspection, self._publishers
-        in_map = Header(stamp=header.stamp, frame_id=MAP_FRAME)
+        in_map = Header(stamp=header.stamp, frame_id=self._map_frame)
         # what is small goes first: behind images that fill DDS's shared memory it would have to be sent twice
         if inspection.pose is not None:
             publishers["pose"].publish(messages.pose_with_covariance(inspection.pose, frame.covariance, in_map))
@@ -56,7 +56,9 @@ class InspectorOutputs:
 
     def route(self, poses: list[PoseStamped], header: Header) -> None:
         """The camera's way in the map up to the frame with this header."""
-        self._publishers["route"].publish(Path(header=Header(stamp=header.stamp, frame_id=MAP_FRAME), poses=poses))
+        self._publishers["route"].publish(
+            Path(header=Header(stamp=header.stamp, frame_id=self._map_frame), poses=poses)
+        )
 
     def points(self, points: SparsePoints) -> None:
         """The sparse map."""
@@ -67,4 +69,4 @@ class InspectorOutputs:
         self._publishers["markers"].publish(self._markers.clear(self._now()))
 
     def _now(self) -> Header:
-        return Header(stamp=self._node.get_clock().now().to_msg(), frame_id=MAP_FRAME)
+        return Header(stamp=self._node.get_clock().now().to_msg(), frame_id=self._map_frame)

@@ -27,7 +27,7 @@ from omniad_ros.ros import messages
 from omniad_ros.ros.inspector_parameters import SMALLEST
 from omniad_ros.ros.managed import INSTANCE, OUTPUT, ManagedNode
 from omniad_ros.ros.speakers import Speakers
-from omniad_ros.site import MAP_FRAME, Site
+from omniad_ros.site import Site
 
 ANSWERS_ON, REFERENCE = "answers on", "reference"
 """What the renderer says of itself in /diagnostics."""
@@ -107,7 +107,9 @@ class ReferenceClient:
             self.unanswered += 1
             self.refusal = ""
             return None
-        request = messages.pose_stamped(pose, Header(stamp=messages.to_stamp(self.stamp), frame_id=MAP_FRAME))
+        request = messages.pose_stamped(
+            pose, Header(stamp=messages.to_stamp(self.stamp), frame_id=self.node.values.map_frame)
+        )
         needed = self._topics.keys() - {DETAIL}
         with_detail = detail is not None and DETAIL in self._topics and self._detail_comes
         parts = self._ask(request, needed | {DETAIL} if with_detail else needed)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import deque
+
 from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Header
 
 from omniad_ros.core.geometry import Pose
 from omniad_ros.recordings import messages as decoding
+from omniad_ros.recordings.source import SECOND
 from omniad_ros.ros import counterparts, messages
-from omniad_ros.site import MAP_FRAME
 
-tf2_ros = counterparts.optional("tf2_ros")
+tf2_ros, tf2_msgs = counterparts.optional("tf2_ros"), counterparts.optional("tf2_msgs.msg")
 
 
 class FrameName:
@@ -43,9 +47,16 @@ class FrameName:
 
 
 class Transforms:
-    """Of one robot; lives from the node's activation to its deactivation."""
+    """Of one robot; lives from the node's activation to its deactivation.
 
-    PERIOD = 0.1
+    map -> odom is stamped by the data, never by this computer's clock, so that it fits a recording and a simulation at any pace: as far
+    as the odometry is, and ``transform_tolerance`` ahead, as AMCL does it.
+    """
+
+    PERIOD = SECOND // 10
+    """Nanoseconds of the data's time from one map -> odom to the next."""
+    RIVAL_FOR = 5.0
+    """Seconds for which another publisher of map -> odom, once heard, is left alone with it."""
 
     def __init__(self, node: Node, values):
         self.node = node
@@ -53,18 +64,25 @@ class Transforms:
         self.base_frame = FrameName(values.base_frame)
         self.camera_frame = FrameName(values.camera_frame)
         self.map_from_odom: Pose | None = None
+        self._map_frame, self._ahead = values.map_frame, round(values.transform_tolerance * SECOND)
+        self._told = 0
+        """The stamp of the newest map -> odom."""
+        self._sent: deque[int] = deque(maxlen=100)
+        self._rival_at = -self.RIVAL_FOR
+        self._lock = threading.Lock()
         self._from_parameters = messages.extrinsics(values.camera_xyz, values.camera_rpy)
-        self._buffer = self._listener = self._broadcaster = self._timer = None
+        self._buffer = self._listener = self._broadcaster = self._others = None
         if tf2_ros is not None and values.extrinsics_from_tf:
             self._buffer = tf2_ros.Buffer()
             self._listener = tf2_ros.TransformListener(self._buffer, node)
         if tf2_ros is not None and values.publish_tf:
             self._broadcaster = tf2_ros.TransformBroadcaster(node)
-            self._timer = node.create_timer(self.PERIOD, self._broadcast)
+            if tf2_msgs is not None:
+                self._others = node.create_subscription(tf2_msgs.TFMessage, "/tf", self._hear, 100)
 
     def destroy(self) -> None:
-        if self._timer is not None:
-            self.node.destroy_timer(self._timer)
+        if self._others is not None:
+            self.node.destroy_subscription(self._others)
         if self._broadcaster is not None:
             self.node.destroy_publisher(self._broadcaster.pub_tf)
         if self._listener is not None:
@@ -90,9 +108,44 @@ class Transforms:
         )
         return self._from_parameters
 
-    def _broadcast(self) -> None:
-        """Often and with the present stamp, so that others need not extrapolate between two frames."""
-        if self.map_from_odom is None or not self.odom_frame.name:
+    def correct(self, map_from_odom: Pose | None, stamp: int) -> None:
+        """A frame of this stamp, in nanoseconds, says where the odometry's origin is in the map."""
+        first = self.map_from_odom is None
+        self.map_from_odom = map_from_odom
+        if map_from_odom is not None:
+            if first:  # for who asks about this frame: nothing older is known
+                self._broadcast(stamp)
+            self._reach(max(stamp + self._ahead, self._told + 1))
+
+    def moved(self, stamp: int) -> None:
+        """Odometry has come that is of this stamp, in nanoseconds."""
+        ahead = stamp + self._ahead
+        if not 0 <= ahead - self._told < self.PERIOD:  # also where the data begins anew
+            self._reach(ahead)
+
+    def _reach(self, stamp: int) -> None:
+        """Tell map -> odom for this stamp."""
+        with self._lock:
+            self._told = stamp
+            self._broadcast(stamp)
+
+    def _broadcast(self, stamp: int) -> None:
+        if self._broadcaster is None or self.map_from_odom is None or not self.odom_frame.name:
             return
-        header = Header(stamp=self.node.get_clock().now().to_msg(), frame_id=MAP_FRAME)
+        if time.monotonic() - self._rival_at < self.RIVAL_FOR:
+            return
+        self._sent.append(stamp)
+        header = Header(stamp=messages.to_stamp(stamp), frame_id=self._map_frame)
         self._broadcaster.sendTransform(messages.transform_message(self.map_from_odom, header, self.odom_frame.name))
+
+    def _hear(self, message) -> None:
+        """/tf: what is there of map -> odom and was not sent by this node."""
+        for transform in message.transforms:
+            names = transform.header.frame_id.lstrip("/"), transform.child_frame_id.lstrip("/")
+            if names != (self._map_frame, self.odom_frame.name):
+                continue
+            if decoding.nanoseconds(transform.header.stamp) in self._sent:
+                continue
+            self._rival_at = time.monotonic()
+            said = f"another node publishes {names[0]} -> {names[1]} on /tf: this one leaves it to that"
+            self.node.get_logger().warning(f"{said} (publish_tf: false says so for good)", throttle_duration_sec=30.0)
