@@ -19,14 +19,14 @@ from visualization_msgs.msg import Marker, MarkerArray
 from omniad_ros.core.geometry import Pose
 from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros import messages
-from omniad_ros.ros.managed import LATCHED, OUTPUT, STREAM
+from omniad_ros.ros.managed import LATCHED, NAMESPACE, OUTPUT, STREAM
 from omniad_ros.ros.participant import Participant
 
 PATIENCE = 180.0
 """Seconds for anything to happen: torch's import alone takes seconds, on a busy machine a minute."""
 OUTPUTS = {
     "heatmap": (Image, OUTPUT), "heatmap_independent": (Image, OUTPUT), "overlay": (Image, OUTPUT), "mask": (Image, OUTPUT), "markers": (MarkerArray, OUTPUT),
-    "pose": (PoseWithCovarianceStamped, OUTPUT), "map_points": (PointCloud2, LATCHED), "route": (Path, LATCHED),
+    "heatmap/camera_info": (CameraInfo, OUTPUT), "pose": (PoseWithCovarianceStamped, OUTPUT), "map_points": (PointCloud2, LATCHED), "route": (Path, LATCHED),
     **{f"reference/{part}": (Image, OUTPUT) for part in ("image", "depth", "support", "false_alarm", "detail")},
 }  # fmt: skip
 
@@ -48,9 +48,9 @@ def displayed(arrays, shown=()) -> set:
 class Robot:
     """Its base is its camera's body, so that a pose of the camera is the odometry."""
 
-    def __init__(self, environment: dict, camera):
-        self.environment, self.camera = environment, camera
-        self.participant = Participant("robot", environment)
+    def __init__(self, environment: dict, camera, namespace: str = NAMESPACE):
+        self.environment, self.camera, self.namespace = environment, camera, namespace
+        self.participant = Participant("robot", environment, namespace)
         self.node, self.executor = self.participant.node, self.participant.executor
         self.heard = defaultdict(list)
         self.status = {}
@@ -77,6 +77,8 @@ class Robot:
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
             node = status.name.split(": ")[-1]
+            if status.hardware_id.startswith("/") and status.hardware_id.rpartition("/")[0] != self.namespace:
+                continue  # another robot's
             self.status[node] = (status.level[0], status.message, values)
             self.told_at[node] = decoding.nanoseconds(message.header.stamp)
 

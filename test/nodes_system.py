@@ -13,7 +13,7 @@ from omniad_ros.site import Site
 TIMEOUT = 15.0
 """Seconds that the inspector waits for the renderer here; a busy machine must not look like a dead renderer."""
 REFERENCE = ("reference/image", "reference/depth", "reference/support", "reference/false_alarm")
-EVERY_FRAME = ("heatmap", "mask", "overlay", "pose", *REFERENCE)
+EVERY_FRAME = ("heatmap", "heatmap/camera_info", "mask", "overlay", "pose", *REFERENCE)
 """What is published of each frame that is fully inspected."""
 
 
@@ -21,11 +21,11 @@ class System:
     """Nothing here is judged by a count of frames or by seconds: how many pass until two nodes know each other is the
     machine's affair."""
 
-    def __init__(self, site: str, folder):
-        self.site, self.folder = site, folder
-        self.environment = processes.private_environment()
+    def __init__(self, site: str, folder, environment: dict | None = None, namespace: str = processes.NAMESPACE):
+        self.site, self.folder, self.namespace = site, folder, namespace
+        self.environment = environment or processes.private_environment()
         self.survey = Site.open(site, verify=False).mapped
-        self.robot = Robot(self.environment, self.survey.camera)
+        self.robot = Robot(self.environment, self.survey.camera, namespace)
         self.nodes: dict[str, processes.NodeProcess] = {}
 
     def start(self, node: str, wait: bool = True, **parameters) -> None:
@@ -37,7 +37,9 @@ class System:
             }  # fmt: skip
         self.robot.spin(0.1)  # what the last process of that name said is heard before it is forgotten
         self.robot.status.pop(node, None)
-        self.nodes[node] = processes.start(node, {"site": self.site, **parameters}, environment=self.environment)
+        self.nodes[node] = processes.start(
+            node, {"site": self.site, **parameters}, namespace=self.namespace, environment=self.environment
+        )
         if wait:
             self.wait_active(node)
 

@@ -48,11 +48,11 @@ def launched(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
 
-    def run(name: str, **given):
+    def run(name: str, around: dict | None = None, **given):
         entities = runpy.run_path(str(LAUNCH / name))["generate_launch_description"]().arguments[0]
         declared = {e.arguments[0]: e.options["default_value"] for e in entities if e.kind == "DeclareLaunchArgument"}
         assert given.keys() <= declared.keys()
-        context = types.SimpleNamespace(launch_configurations={**declared, **given})
+        context = types.SimpleNamespace(launch_configurations={**declared, **(around or {}), **given})
         actions = [action for e in entities if e.kind == "OpaqueFunction" for action in e.options["function"](context)]
         return declared, actions
 
@@ -79,6 +79,31 @@ def test_inspect_starts_both_nodes_with_parameters_that_they_have(launched):
         assert given["site"] == "/a/site" and ("image", "/cam/image_rect") in started[name]["remappings"]
     assert started["inspector"]["parameters"][1]["compressed"] is True
     assert nodes(launched("inspect.launch.py", site="s", renderer="false")[1]).keys() == {"inspector"}
+
+
+def test_inspect_gives_the_nodes_what_an_integrator_changes(launched):
+    started = nodes(launched("inspect.launch.py", site="s", publish_tf="false", map_frame="plant", camera_xyz="[0, 0.1, 1]",
+                             respawn="false", state_file="12")[1])  # fmt: skip
+    inspector, renderer = (started[name]["parameters"][1] for name in ("inspector", "nerf_renderer"))
+    assert inspector["publish_tf"] is False and inspector["camera_xyz"] == [0.0, 0.1, 1.0]
+    assert inspector["map_frame"] == renderer["map_frame"] == "plant" and inspector["state_file"] == "12"
+    assert "camera_xyz" not in renderer and "camera_rpy" not in inspector
+    assert started["inspector"]["respawn"] is False
+    with pytest.raises(RuntimeError, match="camera_xyz"):
+        launched("inspect.launch.py", site="s", camera_xyz="[0, ")
+
+
+def test_inspect_lies_within_the_namespace_that_it_is_included_in(launched):
+    alone = nodes(launched("inspect.launch.py", site="s")[1])["inspector"]
+    assert alone["namespace"] == "/omniad" and alone["respawn"] is True
+    assert {("odom", "/odom"), ("/tf", "/tf")} <= set(alone["remappings"])
+    _, actions = launched("inspect.launch.py", {"ros_namespace": "/robot1"}, site="s", tf="tf", image="/other/image")
+    for node in nodes(actions).values():
+        assert node["namespace"] == "/robot1/omniad"
+        assert dict(node["remappings"]) == {
+            "image": "/other/image", "camera_info": "/robot1/camera/camera_info", "odom": "/robot1/odom",
+            "/tf": "/robot1/tf", "/tf_static": "/tf_static",
+        }  # fmt: skip
 
 
 def test_inspect_refuses_in_a_sentence(launched):

@@ -13,6 +13,7 @@ from nodes_robot import PATIENCE
 from nodes_system import REFERENCE, System
 from sensor_msgs.msg import CameraInfo, Image
 
+from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros import messages, processes
 from omniad_ros.ros.managed import OUTPUT, STREAM
 from omniad_ros.ros.participant import Participant
@@ -40,6 +41,24 @@ def told(system, words: str) -> None:
         return said and system.robot.answer("heatmap", stamp) is not None
 
     system.robot.until(doubted, what=f"the notice of {words}")
+
+
+def test_another_robot_of_the_same_domain_is_another_matter(system, tiny_site, tmp_path):
+    other = System(str(tiny_site), tmp_path, system.environment, "/robot2/omniad")
+    try:
+        other.start_both()
+        other.healthy()
+        for index in range(3):  # both look at once, at different things
+            stamps = [s.robot.show(*s.frame(index + shift)) for s, shift in ((system, 0), (other, 3))]
+            for robot, stamp in zip((system.robot, other.robot), stamps):
+                robot.answer("heatmap", stamp)
+        mine, others = (
+            {decoding.nanoseconds(image.header.stamp) for image in s.robot.heard["heatmap"]} for s in (system, other)
+        )
+        assert mine and others and not mine & others
+    finally:
+        other.close()
+    system.healthy()
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,8 @@ def test_tracks_become_vision_msgs_where_they_are_installed(monkeypatch):
         Detection3DArray=message(header=Header, detections=list), ObjectHypothesisWithPose=hypothesis,
         Detection3D=message(header=Header, results=list, bbox=box, id=str),
     ))  # fmt: skip
-    given = dict(center=np.array([1.0, 2.0, 3.0]), size=np.array([0.2, 0.3, 0.4]), score=0.9, kind="added", views=7)
+    given = dict(center=np.array([1.0, 2.0, 3.0]), size=np.array([0.2, 0.3, 0.4]), score=0.9, kind="added", views=7,
+                 covariance=np.diag([1e-4, 4e-4, 9e-4]))  # fmt: skip
     tracks = [track(4, confirmed=True, **given), track(-2, confirmed=False, **given)]
     array = markers.detections_message([(t, None) for t in tracks], Header(frame_id="map"))
     (detection,) = array.detections
@@ -210,6 +211,7 @@ def test_tracks_become_vision_msgs_where_they_are_installed(monkeypatch):
         "added",
         0.9,
     ) and result.pose.pose.position.x == 1.0
+    assert np.allclose(result.pose.covariance[[0, 7, 14]], [1e-4, 4e-4, 9e-4]) and result.pose.covariance[35] > 1
 
 
 def track(number: int, **fields) -> Track:

@@ -64,7 +64,8 @@ class Track:
 
     id: positive and stable once confirmed, negative before; center: (3,) metres in the map; size: (3,) metres along the
     map's axes; score: in [0, 1], mean over views; kind: "missing", "added" or "changed"; views: frames that showed it;
-    first_seen, last_seen: stamps in seconds; snapshot: its best view, with snapshot_box (x0, y0, x1, y1) in its pixels.
+    first_seen, last_seen: stamps in seconds; snapshot: its best view, with snapshot_box (x0, y0, x1, y1) in its pixels; covariance:
+    (3, 3) square metres, of ``center``.
     """
 
     id: int
@@ -78,6 +79,7 @@ class Track:
     confirmed: bool
     snapshot: Snapshot | None = None
     snapshot_box: tuple[int, int, int, int] | None = None
+    covariance: np.ndarray | None = None
 
 
 @dataclass
@@ -187,6 +189,7 @@ class Hypothesis:
         return Track(
             self.id, self.center.copy(), self.size.copy(), self.score_sum / self.views, kind, self.views,
             self.first_seen, self.last_seen, self.confirmed, self.snapshot, self.snapshot_box,
+            self.covariance.copy(),
         )  # fmt: skip
 
 

@@ -75,6 +75,13 @@ def _label(track: Track, known: Known | None, header: Header, now: float) -> Mar
     return label
 
 
+def _covariance(of_place: np.ndarray) -> np.ndarray:
+    """(36,) of x, y, z and rotations about them: a box has no direction of its own, so any is as likely."""
+    covariance = np.diag([0.0, 0.0, 0.0, *[np.pi**2 / 3] * 3])
+    covariance[:3, :3] = of_place
+    return covariance.reshape(36)
+
+
 def _size(track: Track) -> np.ndarray:
     return np.maximum(LEAST_SIZE, np.zeros(3) if track.size is None else track.size)
 
@@ -96,6 +103,8 @@ def detections_message(tracks: list[KnownTrack], header: Header):
         result = vision_msgs.ObjectHypothesisWithPose()
         result.hypothesis.class_id, result.hypothesis.score = track.kind, float(track.score)
         result.pose.pose = detection.bbox.center
+        if track.covariance is not None:
+            result.pose.covariance = _covariance(track.covariance)
         detection.results = [result]
         array.detections.append(detection)
     return array

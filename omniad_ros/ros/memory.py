@@ -56,7 +56,7 @@ class PatrolMemory:
 
     def __init__(self, values, site: Site):
         self.site = site
-        self.report_directory = Path(values.report_directory).expanduser()
+        self.report_directory = Path(values.report_directory).expanduser().absolute()
         self._map_frame = values.map_frame
         self.state_file = Path(values.state_file).expanduser() if values.state_file else None
         self.statistics = {"frames": 0, "ok": 0, "degraded": 0, "lost": 0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from nav_msgs.msg import Path
-from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
@@ -26,6 +26,7 @@ class InspectorOutputs:
         kinds = [
             ("heatmap", Image, OUTPUT), ("heatmap_independent", Image, OUTPUT), ("overlay", Image, OUTPUT),
             ("mask", Image, OUTPUT), ("markers", MarkerArray, OUTPUT), ("pose", PoseWithCovarianceStamped, OUTPUT),
+            ("heatmap/camera_info", CameraInfo, OUTPUT),
             ("map_points", PointCloud2, LATCHED), ("route", Path, LATCHED),
         ]  # fmt: skip
         if vision_msgs is not None:
@@ -47,6 +48,7 @@ class InspectorOutputs:
         publishers["markers"].publish(self._markers.update(tracks, in_map, displays))
         if "detections" in publishers:
             publishers["detections"].publish(detections_message(tracks, in_map))
+        publishers["heatmap/camera_info"].publish(messages.camera_info_message(frame.camera, header))
         publishers["heatmap"].publish(messages.image_message(inspection.heatmap, header))
         publishers["mask"].publish(messages.image_message(inspection.mask, header))
         if publishers["heatmap_independent"].get_subscription_count():

@@ -27,6 +27,8 @@ NAMESPACE = "/omniad"
 STARTER = "omniad_ros.ros.start"
 """Holds a function for each node, of the node's name."""
 Output = Callable[[str], None]
+PARTICIPANTS = 100
+"""At most in a domain on one machine, by DDS's formula for ports."""
 
 
 def private_environment() -> dict[str, str]:
@@ -37,13 +39,20 @@ def private_environment() -> dict[str, str]:
 def free_domain() -> int:
     """A DDS domain that nobody uses on this machine now, at random."""
     for domain in random.sample(range(1, 102), 101):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as first:
-            try:
-                first.bind(("", 7410 + 250 * domain))  # DDS: the first participant's discovery port
-                return domain
-            except OSError:
-                continue
+        # each participant has a port for discovery and one for data; the first of them may have ended before the others
+        first = 7410 + 250 * domain
+        if all(map(_port_is_free, range(first, first + 2 * PARTICIPANTS))):
+            return domain
     raise OmniadError("all DDS domains from 1 to 101 are in use on this machine; end some ROS programs")
+
+
+def _port_is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tried:
+        try:
+            tried.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 class NodeProcess:

@@ -14,6 +14,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -80,7 +81,13 @@ class SimRobot(Node):
         self._info = self.create_publisher(CameraInfo, "camera_info", OUTPUT)
         self._odometry = self.create_publisher(Odometry, "odom", STREAM)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", OUTPUT)
-        self._transforms = tf2_ros.TransformBroadcaster(self) if tf2_ros is not None else None
+        self._clock_publisher = self.create_publisher(Clock, "/clock", STREAM)
+        self._transforms = None
+        if tf2_ros is not None:
+            self._transforms = tf2_ros.TransformBroadcaster(self)
+            mount = messages.transform_message(self._robot.base_from_camera, self._header(BASE), CAMERA)
+            self._mount = tf2_ros.StaticTransformBroadcaster(self)
+            self._mount.sendTransform(mount)
         self._truth: list[dict] = []
         self._started: float | None = None
         self._images = 0
@@ -127,6 +134,8 @@ class SimRobot(Node):
 
     def _hear(self, message: DiagnosticArray) -> None:
         for status in message.status:
+            if not status.hardware_id.startswith(self.get_namespace().rstrip("/") + "/"):
+                continue  # of another robot's inspector
             for pair in status.values:
                 if pair.key == "stamp":
                     self._answered = max(self._answered, self._driven_at.pop(pair.value, 0.0))
@@ -161,10 +170,10 @@ class SimRobot(Node):
         message = Odometry(header=self._header(ODOM), child_frame_id=BASE)
         message.pose.pose = messages.pose_message(pose)
         message.twist.twist.linear.x, message.twist.twist.angular.z = forward, turn
+        self._clock_publisher.publish(Clock(clock=message.header.stamp))
         self._odometry.publish(message)
         if self._transforms is not None:
-            camera = messages.transform_message(self._robot.base_from_camera, self._header(BASE), CAMERA)
-            self._transforms.sendTransform([messages.transform_message(pose, message.header, BASE), camera])
+            self._transforms.sendTransform(messages.transform_message(pose, message.header, BASE))
 
     def _publish_image(self) -> None:
         self._images = int(self._seconds * self.values.image_rate) + 1

@@ -33,6 +33,11 @@ def check_namespace(name: str) -> str:
     return namespace
 
 
+def within(namespace: str, name: str) -> str:
+    """A name in a namespace, which is the root where empty; itself where it begins with a slash."""
+    return name if name.startswith("/") else f"/{namespace.strip('/')}/{name}".replace("//", "/")
+
+
 def check_topic(name: str, namespace: str) -> str:
     """The full name of a topic, which may be given relative to the namespace. Raises OmniadError where none may be called so."""
     try:
@@ -75,11 +80,11 @@ def rectified_contradiction(topic: str, rectified: bool) -> str:
 def says(parameters_file: Path, name: str) -> bool:
     """Whether a ROS parameter file sets a parameter, of whichever node. Raises OmniadError where it is not YAML."""
 
-    def within(entry) -> bool:
-        return isinstance(entry, dict) and (name in entry or any(map(within, entry.values())))
+    def in_it(entry) -> bool:
+        return isinstance(entry, dict) and (name in entry or any(map(in_it, entry.values())))
 
     try:
-        return within(yaml.safe_load(Path(parameters_file).read_text()))
+        return in_it(yaml.safe_load(Path(parameters_file).read_text()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise OmniadError(f"{parameters_file} is not a file of parameters: {str(error).splitlines()[0]}") from None
 
