@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from omniad_ros.core.geometry import BODY_FROM_OPTICAL, Pose
 from omniad_ros.patrol.frame_check import FrameCheck
+from omniad_ros.patrol.mount_check import MountCheck
 from omniad_ros.patrol.odometry import MapCorrection, OdometryBuffer
 from omniad_ros.recordings.source import SECOND
 
@@ -115,3 +116,33 @@ def test_a_frozen_frame_is_one_that_stays_while_the_robot_moves(picture):
     changed = picture.copy()
     changed[0, 0] += 1
     assert check(changed, base(0.6)).reason == ""
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.04, 0.95])
+def test_a_camera_that_is_not_where_it_is_said_to_be_is_noticed_and_its_place_proposed(scale):
+    """scale: what odometry tells of a way and of a turn, of what they are."""
+    rng = np.random.default_rng(3)
+    mount = Pose(
+        Rotation.from_euler("xyz", (0.0, 0.2, -0.4)).as_matrix() @ BODY_FROM_OPTICAL, np.array([0.3, -0.1, 0.6])
+    )
+    map_from_odom, robot, told, frames = base(2.0, 1.0), Pose.identity(), Pose.identity(), []
+    for step in range(150):
+        turn = 0.06 * np.sin(step / 9) + 0.02
+        robot, told = robot @ base(0.08, turn), told @ base(0.08 * scale, turn * scale)
+        seen = map_from_odom @ robot @ mount
+        noise = Rotation.from_rotvec(rng.normal(0, 0.002, 3)).as_matrix()
+        frames.append((told, Pose(seen.rotation @ noise, seen.translation + rng.normal(0, 0.004, 3))))
+
+    def said(base_from_camera: Pose) -> set[str]:
+        check = MountCheck()
+        return {check(odometry, refined, base_from_camera) for odometry, refined in frames}
+
+    assert said(mount) == {""}
+    turned = Pose(mount.rotation @ Rotation.from_euler("y", 15, degrees=True).as_matrix(), mount.translation)
+    for wrong in (Pose(BODY_FROM_OPTICAL, np.zeros(3)), turned):
+        phrases = said(wrong) - {""}
+        assert phrases and all("camera's place" in phrase for phrase in phrases)
+    if scale == 1.0:
+        assert any(
+            "camera_rpy [0.0, 0.2, -0.4" in phrase or "camera_rpy [-0.0, 0.2, -0.4" in phrase for phrase in phrases
+        ), phrases

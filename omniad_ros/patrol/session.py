@@ -20,6 +20,7 @@ from omniad_ros.core.geometry import Camera, Pose, Rectifier, pose_of, rows_of
 from omniad_ros.mapping import Localization
 from omniad_ros.patrol.frame_check import FrameCheck, SavedFrameCheck
 from omniad_ros.patrol.motion_check import AGREED, MotionCheck, SavedMotion
+from omniad_ros.patrol.mount_check import MountCheck, SavedMount
 from omniad_ros.patrol.odometry import MapCorrection, OdometryBuffer, SavedCorrection
 from omniad_ros.patrol.pipeline import Inspection, Inspector
 from omniad_ros.patrol.tracks import Tracker
@@ -63,6 +64,7 @@ class SavedSession(msgspec.Struct):
     first_correction: list[list[float]] | None
     frames_without_pose: int
     motion: SavedMotion = []
+    mount: SavedMount = []
 
 
 class PatrolSession:
@@ -75,7 +77,7 @@ class PatrolSession:
         self.odometry = OdometryBuffer()
         self.correction = MapCorrection(initial)
         self.check = FrameCheck(survey)
-        self.motion = MotionCheck()
+        self.motion, self.mount = MotionCheck(), MountCheck()
         self._survey = survey
         self._rectifiers: dict[Camera, Rectifier] = {}
         self._first_correction: Pose | None = None
@@ -93,6 +95,7 @@ class PatrolSession:
         self.correction.forget()
         self.check.reset()
         self.motion.reset()
+        self.mount.reset()
         self._first_correction = None
 
     def run(self, source: FrameSource, first: int = 0) -> Iterator[PatrolFrame]:
@@ -115,12 +118,15 @@ class PatrolSession:
         prior = self.correction.prior(stamp, odom_from_base, mount, self.odometry.jumps)
         if self.correction.map_from_odom is None:  # at the start, and after odometry jumped
             self.motion.reset()
+            self.mount.reset()
         verdict = self.check(image, odom_from_base)
-        motion = AGREED
+        motion, misplaced = AGREED, ""
 
         def doubt(map_from_camera: Pose) -> str:
-            nonlocal motion
+            nonlocal motion, misplaced
             motion = self.motion(odom_from_base, map_from_camera @ mount.inverse())
+            if not motion.reason:
+                misplaced = self.mount(odom_from_base, map_from_camera, mount)
             return motion.reason if motion.standing else ""
 
         if verdict.hopeless:
@@ -133,7 +139,7 @@ class PatrolSession:
             inspection = self.inspector.inspect(
                 image, rectify.camera, known, stamp / SECOND, alone=bool(verdict.reason), doubt=doubt
             )
-            if (reason := verdict.reason or motion.reason) and inspection.state == "ok":
+            if (reason := verdict.reason or motion.reason or misplaced) and inspection.state == "ok":
                 inspection = replace(inspection, state="degraded", message=reason)
             if inspection.localization.pose is not None:
                 self.correction.correct(stamp, inspection.localization.pose, odom_from_base, mount)
@@ -165,7 +171,7 @@ class PatrolSession:
         first = rows_of(self._first_correction)
         saved = SavedSession(
             msgspec.Raw(self.inspector.tracker.to_json()), self.correction.saved(), self.check.saved(), first,
-            self.inspector.frames_without_pose, self.motion.saved(),
+            self.inspector.frames_without_pose, self.motion.saved(), self.mount.saved(),
         )  # fmt: skip
         write_atomically(directory / SAVED, msgspec.json.encode(saved))
 
@@ -181,6 +187,7 @@ class PatrolSession:
         self.correction.restore(saved.correction)
         self.check.restore(saved.check)
         self.motion.restore(saved.motion)
+        self.mount.restore(saved.mount)
         first = saved.first_correction
         self._first_correction = pose_of(first)
         self.inspector.tracker, self.inspector.frames_without_pose = tracker, saved.frames_without_pose
