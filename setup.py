@@ -39,8 +39,9 @@ setup(
     package_data={
         f"{NAME}.detection": ["weights/*.safetensors"],
         f"{NAME}.living": ["migrations/*.mako"],
-        f"{NAME}.report": ["*.html"],
+        f"{NAME}.report": ["*.html", "*.css"],
         f"{NAME}.ros": ["*.xml"],
+        f"{NAME}.web": ["templates/*.html", "static/*"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
@@ -54,6 +55,7 @@ setup(
         "build": requirements("requirements.txt"),
         # where ROS's messages do not bear numpy 2, which newer versions need
         "viewer": ["rerun-sdk>=0.23", 'pyarrow<22; python_version < "3.13"'],
+        "web": ["fastapi", "uvicorn"],
         "test": ["pytest", "pytest-timeout"],
     },
     zip_safe=False,

@@ -29,6 +29,7 @@ COMMANDS = {
     "findings": "list what was found in a site's patrols: new, still there, changed, gone",
     "verdict": "say what a finding is: confirmed, accepted, ignored, a false alarm",
     "zones": "list, add and remove the zones of a site in which things always change",
+    "serve": "show the operator's page of some sites: findings, patrols as they run, verdicts, zones",
     "run": "start the inspector and the renderer as ROS 2 processes (like inspect.launch.py)",
     "bench": "measure milliseconds a stage, frames a second and memory on this machine",
     "doctor": "say what is installed, what that enables, and what to do for the rest",

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.quick
 ROOT = Path(omniad_ros.__file__).parent
 FLOORS = (
     ("core", "renamed"), ("site",), ("recordings", "mapping", "reference", "detection"), ("building", "patrol"),
-    ("living",), ("report", "evaluation", "lab"), ("ros",), ("commands",), ("cli",),
+    ("living",), ("report", "evaluation", "lab"), ("ros", "web"), ("commands",), ("cli",),
 )  # fmt: skip
 FLOOR = {unit: level for level, units in enumerate(FLOORS) for unit in units}
 USERS = {
@@ -24,6 +24,8 @@ USERS = {
     "mujoco": "lab",
     "sqlalchemy": "living",
     "alembic": "living",
+    "fastapi": "web",
+    "uvicorn": "web",
 }
 
 

@@ -35,7 +35,8 @@ def run(options: FindingsCommand) -> None:
 
             from omniad_ros.living.export import finding_row
 
-            show(json.dumps([finding_row(store.finding(f.id)) for f in findings], indent=1))
+            shown = {f.id for f in findings}
+            show(json.dumps([finding_row(f) for f in store.histories() if f.id in shown], indent=1))
             return
         if not findings:
             show(f"no {'new ' if options.new else ''}findings: {len(store.patrols())} patrols are kept")

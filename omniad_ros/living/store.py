@@ -23,13 +23,21 @@ from sqlalchemy.orm import Session, selectinload
 
 from omniad_ros.core.feedback import NoSpaceError, OmniadError
 from omniad_ros.core.files import disk_errors, write_atomically
-from omniad_ros.living.schema import VERDICTS, Finding, Patrol, Sighting, Verdict, Zone
+from omniad_ros.living.schema import VERDICTS, Finding, KeptFrame, Patrol, Sighting, Verdict, Zone
 
 DATABASE, CROPS = "patrols.db", "patrols_crops"
 WAIT = 10.0
 """Seconds for which another writer is waited for."""
 FURTHEST = 1e6
 """Metres in the map: a corner of a zone beyond that is a mistake."""
+
+
+class UnknownError(OmniadError):
+    """There is no such finding, patrol or zone."""
+
+
+class RefusedError(OmniadError):
+    """What is asked for cannot be: a mistake of who asks."""
 
 
 class PatrolStore:
@@ -99,11 +107,47 @@ class PatrolStore:
         with self.reading() as session:
             return list(session.scalars(chosen if before is None else chosen.where(Patrol.id < before)))
 
-    def findings(self, states: Sequence[str] = (), limit: int | None = None) -> list[Finding]:
-        """Findings by their ids, newest first; of some states only where these are named."""
-        chosen = select(Finding).where(Finding.site == self.site).order_by(Finding.id.desc()).limit(limit)
+    def findings(
+        self, states: Sequence[str] = (), limit: int | None = None, *, verdicts: Sequence[str] | None = None,
+        before: int | None = None, after: int | None = None,
+    ) -> list[Finding]:  # fmt: skip
+        """Findings by their ids, newest first; of some states, with some verdicts ("" for none), older or newer than an id, only
+        where these are given. The oldest first where ``after`` is given."""
+        chosen = select(Finding).where(Finding.site == self.site)
+        if states:
+            chosen = chosen.where(Finding.state.in_(states))
+        if verdicts is not None:
+            chosen = chosen.where(Finding.verdict.in_(verdicts))
+        if before is not None:
+            chosen = chosen.where(Finding.id < before)
+        if after is not None:
+            chosen = chosen.where(Finding.id > after)
+        order = Finding.id.desc() if after is None else Finding.id
         with self.reading() as session:
-            return list(session.scalars(chosen.where(Finding.state.in_(states)) if states else chosen))
+            return list(session.scalars(chosen.order_by(order).limit(limit)))
+
+    def newest(self) -> int:
+        """The id of the newest finding, 0 where there is none."""
+        with self.reading() as session:
+            return session.scalar(select(func.max(Finding.id)).where(Finding.site == self.site)) or 0
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How many findings there are, by state and verdict."""
+        chosen = select(Finding.state, Finding.verdict, func.count()).where(Finding.site == self.site)
+        with self.reading() as session:
+            rows = session.execute(chosen.group_by(Finding.state, Finding.verdict)).all()
+        return {(state, verdict): count for state, verdict, count in rows}
+
+    def patrol(self, number: int) -> Patrol:
+        """A patrol with its frames. Raises OmniadError where there is none."""
+        chosen = (
+            select(Patrol).where(Patrol.site == self.site, Patrol.id == number).options(selectinload(Patrol.frames))
+        )
+        with self.reading() as session:
+            patrol = session.scalars(chosen).first() if abs(number) < 2**31 else None
+        if patrol is None:
+            raise UnknownError(f"there is no patrol {number} of {self.site}")
+        return patrol
 
     def finding(self, name: str | int) -> Finding:
         """A finding with its sightings, their patrols, and all verdicts. name: as ``F12`` or ``12``. Raises OmniadError where there is none."""
@@ -111,6 +155,13 @@ class PatrolStore:
             found = self._found(session, name)
             whole = selectinload(Finding.sightings).selectinload(Sighting.patrol), selectinload(Finding.verdicts)
             return session.scalars(select(Finding).where(Finding.id == found.id).options(*whole)).one()
+
+    def histories(self) -> list[Finding]:
+        """All findings with their sightings, the patrols of these, and all verdicts, newest first."""
+        whole = selectinload(Finding.sightings).selectinload(Sighting.patrol), selectinload(Finding.verdicts)
+        chosen = select(Finding).where(Finding.site == self.site).options(*whole)
+        with self.reading() as session:
+            return list(session.scalars(chosen.order_by(Finding.id.desc())))
 
     def sightings(self, patrol: int) -> list[Sighting]:
         """What a patrol saw, with the findings."""
@@ -122,6 +173,16 @@ class PatrolStore:
         """The zones that hold."""
         with self.reading() as session:
             return list(session.scalars(select(Zone).where(Zone.site == self.site, Zone.active).order_by(Zone.id)))
+
+    def progress(self) -> tuple[int, int, int]:
+        """(newest patrol, its frames, all sightings' views): tells whether anything was seen since."""
+        with self.reading() as session:
+            newest = session.scalar(select(func.max(Patrol.id)).where(Patrol.site == self.site)) or 0
+            frames = session.scalar(select(func.count()).where(KeptFrame.patrol_id == newest))
+            views = session.scalar(
+                select(func.coalesce(func.sum(Sighting.views), 0)).where(Sighting.patrol_id == newest)
+            )
+        return newest, int(frames or 0), int(views or 0)
 
     def changes(self) -> tuple[int, int, int]:
         """Tells one state of verdicts and zones from another, at the cost of two queries."""
@@ -141,7 +202,7 @@ class PatrolStore:
     def give(self, name: str | int, verdict: str, who: str = "", comment: str = "") -> Finding:
         """Say what a finding is; returns it. Raises OmniadError for a finding or a verdict that does not exist."""
         if verdict not in VERDICTS:
-            raise OmniadError(f"there is no verdict '{verdict}': choose of {', '.join(VERDICTS)}")
+            raise RefusedError(f"there is no verdict '{verdict}': choose of {', '.join(VERDICTS)}")
         with self.writing() as session:
             finding = self._found(session, name)
             finding.verdict = verdict
@@ -155,7 +216,7 @@ class PatrolStore:
             given = select(Verdict).where(Verdict.finding_id == finding.id, ~Verdict.undone).order_by(Verdict.id.desc())
             latest = list(session.scalars(given.limit(2)))
             if not latest:
-                raise OmniadError(f"{finding.name} has no verdict to be taken back")
+                raise RefusedError(f"{finding.name} has no verdict to be taken back")
             latest[0].undone = True
             finding.verdict = latest[1].verdict if len(latest) > 1 else ""
         return finding
@@ -167,11 +228,11 @@ class PatrolStore:
         corners = [[float(x), float(y)] for x, y in outline]
         values = [v for corner in corners for v in corner] + list(heights)
         if len(corners) < 3:
-            raise OmniadError("a zone needs at least three corners")
+            raise RefusedError("a zone needs at least three corners")
         if not all(abs(v) < FURTHEST for v in values):
-            raise OmniadError("a zone's corners and heights must be numbers of metres in the map")
+            raise RefusedError("a zone's corners and heights must be numbers of metres in the map")
         if heights[0] >= heights[1]:
-            raise OmniadError("a zone's lower height must be below its upper one")
+            raise RefusedError("a zone's lower height must be below its upper one")
         zone = Zone(
             site=self.site, name=name, outline=json.dumps(corners), low=heights[0], high=heights[1], who=who, at=time.time(),
         )  # fmt: skip
@@ -184,7 +245,7 @@ class PatrolStore:
         with self.writing() as session:
             zone = session.scalars(select(Zone).where(Zone.site == self.site, Zone.id == number, Zone.active)).first()
             if zone is None:
-                raise OmniadError(f"there is no zone {number}; 'omniad zones' lists them")
+                raise UnknownError(f"there is no zone {number}; 'omniad zones' lists them")
             zone.active = False
         return zone
 
@@ -197,7 +258,7 @@ class PatrolStore:
             else None
         )
         if found is None:
-            raise OmniadError(f"there is no finding '{name}' of {self.site}; 'omniad findings' lists them")
+            raise UnknownError(f"there is no finding '{name}' of {self.site}; 'omniad findings' lists them")
         return found
 
     @contextlib.contextmanager

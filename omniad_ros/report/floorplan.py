@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ MARGIN = 0.06
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """From metres in the map (x right, y up) to the drawing (x right, y down)."""
+class PlanFrame:
+    """Of a drawing, WIDTH wide: from metres in the map (x right, y up) to the drawing (x right, y down)."""
 
     low: np.ndarray
     high: np.ndarray
@@ -44,25 +45,25 @@ def floorplan_svg(report: PatrolReport) -> str | None:
     tracks = [track for track in report.tracks if track.confirmed]
     marks = np.array([t.center for t in tracks] + [np.asarray(p.place) for p in report.planted]).reshape(-1, 3)
     points = np.zeros((0, 3), np.float32) if report.points is None else report.points.xyz
-    frame = _extent(points, np.concatenate([route, marks]))
+    frame = extent_of(points, np.concatenate([route, marks]))
     if frame is None:
         return None
     parts = [
         f'<svg class="plan" viewBox="0 0 {WIDTH} {frame.height:.0f}" role="img" aria-label="map of the site from above">',
-        _background(points, report.points.rgb if len(points) else None, frame),
-        _grid(frame),
-        _line(frame(odometry), "odometry"),
-        _line(frame(route), "route") if report.timed else "",
+        background(points, report.points.rgb if len(points) else None, frame),
+        grid(frame),
+        line(frame(odometry), "odometry"),
+        line(frame(route), "route") if report.timed else "",
         _headings(report, frame),
         *(_planted(mark, frame) for mark in report.planted),
         *(_track(track, frame) for track in tracks),
-        _scale_bar(frame),
+        scale_bar(frame),
         "</svg>",
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _extent(points: np.ndarray, important: np.ndarray) -> _Frame | None:
+def extent_of(points: np.ndarray, important: np.ndarray) -> PlanFrame | None:
     """All that matters, and of the sparse points the bulk: a few far outliers shall not shrink the rest."""
     corners = [important[:, :2]] if len(important) else []
     if len(points) >= 10:
@@ -77,10 +78,11 @@ def _extent(points: np.ndarray, important: np.ndarray) -> _Frame | None:
     shape = (high - low) / 2
     wanted = np.array([max(shape[0], shape[1] * 1.05), max(shape[1], shape[0] * 0.55)])
     middle = (low + high) / 2
-    return _Frame(middle - wanted, middle + wanted)
+    return PlanFrame(middle - wanted, middle + wanted)
 
 
-def _background(points: np.ndarray, colors: np.ndarray | None, frame: _Frame) -> str:
+def background(points: np.ndarray, colors: np.ndarray | None, frame: PlanFrame) -> str:
+    """Points (N, 3) with colours (N, 3) uint8 as an SVG image; empty without colours."""
     if colors is None:
         return ""
     width, height = WIDTH, max(1, round(frame.height))
@@ -98,7 +100,8 @@ def _background(points: np.ndarray, colors: np.ndarray | None, frame: _Frame) ->
     return f'<image href="{data_uri(data, "png")}" width="{width}" height="{height}"/>'
 
 
-def _grid(frame: _Frame) -> str:
+def grid(frame: PlanFrame) -> str:
+    """Lines at round metres."""
     step = _round_step(float(frame.high[0] - frame.low[0]) / 8)
     lines = []
     for axis in (0, 1):
@@ -115,7 +118,8 @@ def _round_step(length: float) -> float:
     return power * min((m for m in (1, 2, 5, 10) if m * power >= length), default=10)
 
 
-def _scale_bar(frame: _Frame) -> str:
+def scale_bar(frame: PlanFrame) -> str:
+    """A length in metres, in the lower left corner."""
     length = _round_step(float(frame.high[0] - frame.low[0]) / 8)
     x, y = 24, frame.height - 24
     text = f"{length:g} m" if length >= 0.1 else f"{100 * length:g} cm"
@@ -125,13 +129,14 @@ def _scale_bar(frame: _Frame) -> str:
     )
 
 
-def _line(pixels: np.ndarray, name: str) -> str:
+def line(pixels: np.ndarray, name: str) -> str:
+    """A polyline of a class; empty for less than two places (N, 2)."""
     if len(pixels) < 2:
         return ""
     return f'<polyline class="{name}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)}"/>'
 
 
-def _headings(report: PatrolReport, frame: _Frame) -> str:
+def _headings(report: PatrolReport, frame: PlanFrame) -> str:
     """The start, the end, and small arrows that show where the camera looked."""
     posed = [step.pose for step in report.steps if step.pose is not None]
     if not posed:
@@ -158,16 +163,16 @@ def _headings(report: PatrolReport, frame: _Frame) -> str:
     return "".join(parts)
 
 
-def _planted(mark, frame: _Frame) -> str:
+def _planted(mark, frame: PlanFrame) -> str:
     x, y = frame(mark.place)
     state = "found" if mark.found else "missed"
     return (
         f'<path class="planted {state}" d="M{x:.1f} {y - 15:.1f}l15 15l-15 15l-15 -15z">'
-        f"<title>planted: {_escape(mark.name)} ({_escape(mark.kind)}), {state}</title></path>"
+        f"<title>planted: {escaped(mark.name)} ({escaped(mark.kind)}), {state}</title></path>"
     )
 
 
-def _track(track, frame: _Frame) -> str:
+def _track(track, frame: PlanFrame) -> str:
     x, y = frame(track.center)
     width, height = np.clip(np.asarray(track.size)[:2] * frame.unit, 6, 400)
     kind = track.kind if track.kind in ("missing", "added", "changed") else "changed"
@@ -179,10 +184,9 @@ def _track(track, frame: _Frame) -> str:
     )
 
 
-def _escape(text: str) -> str:
-    from html import escape
-
-    return escape(str(text))
+def escaped(text: str) -> str:
+    """Text for HTML and SVG."""
+    return html.escape(str(text))
 
 
 def timeline_svg(steps: Sequence, label=None) -> str | None:
@@ -205,10 +209,10 @@ def timeline_svg(steps: Sequence, label=None) -> str | None:
             end += 1
         x0 = 1000 * (steps[index].stamp - start) / (length + typical)
         x1 = 1000 * (steps[end].stamp + typical - start) / (length + typical)
-        reason = f": {_escape(steps[index].message)}" if steps[index].message else ""
+        reason = f": {escaped(steps[index].message)}" if steps[index].message else ""
         parts.append(
-            f'<rect class="{_escape(steps[index].state)}" x="{x0:.1f}" width="{max(x1 - x0, 2):.1f}" y="0" height="20">'
-            f"<title>{_escape(steps[index].state)} from {label(steps[index].stamp - start)} to {label(steps[end].stamp - start)}{reason}</title></rect>"
+            f'<rect class="{escaped(steps[index].state)}" x="{x0:.1f}" width="{max(x1 - x0, 2):.1f}" y="0" height="20">'
+            f"<title>{escaped(steps[index].state)} from {label(steps[index].stamp - start)} to {label(steps[end].stamp - start)}{reason}</title></rect>"
         )
         index = end + 1
     return f'<svg class="timeline" viewBox="0 0 1000 20" preserveAspectRatio="none" role="img" aria-label="states over time">{"".join(parts)}</svg>'

@@ -15,6 +15,8 @@ from omniad_ros.report.data import PatrolReport
 from omniad_ros.report.floorplan import clock, floorplan_svg, timeline_svg
 from omniad_ros.report.pictures import snapshot_pictures
 
+LOOK = Path(__file__).parent / "look.css"
+"""The style of the report, and of the operator's page."""
 STAGES = ("localize", "render", "detect", "track")
 STATES = ("ok", "degraded", "lost")
 MOSTLY, DOUBTFUL = 0.5, 0.1
