@@ -78,6 +78,7 @@ def start(context) -> list:
                 given[name] = topics.within(around, given[name].lstrip("/"))
         remappings = [(name, topics.check_topic(given[name], namespace)) for name in ROBOT]
         remappings += [(f"/{name}", topics.check_topic(topics.within(around, given[name]), namespace)) for name in TF]
+        remappings.append(("/initialpose", topics.within(around, "initialpose")))
         said = given["params_file"] != ARGUMENTS["params_file"][0] and topics.says(given["params_file"], "rectified")
     except OmniadError as error:
         raise RuntimeError(str(error)) from None

@@ -8,7 +8,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from lifecycle_msgs.srv import ChangeState, GetState
-from nav_msgs.msg import Odometry, Path
+from nav_msgs.msg import OccupancyGrid, Odometry, Path
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
@@ -27,6 +27,7 @@ PATIENCE = 180.0
 OUTPUTS = {
     "heatmap": (Image, OUTPUT), "heatmap_independent": (Image, OUTPUT), "overlay": (Image, OUTPUT), "mask": (Image, OUTPUT), "markers": (MarkerArray, OUTPUT),
     "heatmap/camera_info": (CameraInfo, OUTPUT), "pose": (PoseWithCovarianceStamped, OUTPUT), "map_points": (PointCloud2, LATCHED), "route": (Path, LATCHED),
+    "coverage": (OccupancyGrid, LATCHED), "findings": (OccupancyGrid, LATCHED),
     **{f"reference/{part}": (Image, OUTPUT) for part in ("image", "depth", "support", "false_alarm", "detail")},
 }  # fmt: skip
 
@@ -64,6 +65,7 @@ class Robot:
             "image": self.node.create_publisher(Image, "image", OUTPUT),
             "image/compressed": self.node.create_publisher(CompressedImage, "image/compressed", OUTPUT),
             "camera_info": self.node.create_publisher(CameraInfo, "camera_info", OUTPUT),
+            "/initialpose": self.node.create_publisher(PoseWithCovarianceStamped, "/initialpose", OUTPUT),
             "inspector/verdict": self.node.create_publisher(String, "inspector/verdict", 10),
             "odom": self.node.create_publisher(Odometry, "odom", STREAM),
         }

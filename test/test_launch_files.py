@@ -102,7 +102,7 @@ def test_inspect_lies_within_the_namespace_that_it_is_included_in(launched):
         assert node["namespace"] == "/robot1/omniad"
         assert dict(node["remappings"]) == {
             "image": "/other/image", "camera_info": "/robot1/camera/camera_info", "odom": "/robot1/odom",
-            "/tf": "/robot1/tf", "/tf_static": "/tf_static",
+            "/tf": "/robot1/tf", "/tf_static": "/tf_static", "/initialpose": "/robot1/initialpose",
         }  # fmt: skip
 
 

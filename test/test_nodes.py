@@ -16,13 +16,14 @@ import yaml
 
 pytest.importorskip("rclpy", reason="the nodes need ROS 2 ('make venv' installs it)")
 
-from geometry_msgs.msg import Quaternion
+from geometry_msgs.msg import PoseWithCovarianceStamped, Quaternion
 from nodes_robot import PATIENCE, displayed
 from nodes_system import TIMEOUT, System
 from rclpy.serialization import serialize_message
 from safetensors.numpy import load_file, save_file
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from omniad_ros.core.files import read_json, sha256, write_json
 from omniad_ros.core.geometry import Pose
@@ -580,3 +581,51 @@ def test_all_end_cleanly_and_say_nothing_wrong(system):
     for name, process in system.nodes.items():
         assert system.stop(name) == 0, (name, list(process.lines))
         assert not system.said(name, "Traceback"), list(process.lines)
+
+
+def test_patrols_begin_and_end_when_asked_and_tell_what_they_saw(system):
+    robot = system.robot
+    system.track()
+    begun = robot.trigger("inspector/begin_patrol")
+    assert begun.success and "has begun" in begun.message
+    system.healthy()
+    assert system.level()[2]["tracks"] == "0" and 0 < float(system.level()[2]["inspected %"]) < 100
+    client = robot.node.create_client(Trigger, "inspector/look")
+    asked = client.call_async(Trigger.Request())
+    frames = iter(range(10**6))
+
+    def looked() -> bool:
+        robot.inspect(*system.frame(next(frames)))
+        return asked.done()
+
+    robot.until(looked, what="the answer to look")
+    robot.node.destroy_client(client)
+    assert asked.result().success and asked.result().message == "ok: nothing in view differs"
+
+    def grids() -> bool:
+        robot.inspect(*system.frame(next(frames)))
+        return robot.heard["coverage"] and robot.heard["findings"]
+
+    robot.until(grids, what="the floor")
+    coverage, findings = robot.heard["coverage"][-1], robot.heard["findings"][-1]
+    assert coverage.header.frame_id == "map" and coverage.info == findings.info
+    assert max(coverage.data) == 100 and min(coverage.data) == -1 and set(findings.data) == {0}
+    ended = robot.trigger("inspector/end_patrol")
+    assert ended.success and "is over: nothing found" in ended.message and "% of the map inspected" in ended.message
+    assert robot.trigger("inspector/end_patrol").message.startswith("no patrol was kept")
+    system.healthy()  # frames are inspected all the same
+    assert robot.trigger("inspector/begin_patrol").success
+
+
+def test_a_robot_that_is_carried_away_is_told_where_it_is(system):
+    robot = system.robot
+    system.healthy()
+    said = PoseWithCovarianceStamped(header=robot.header(robot.next_stamp(), "odom"))
+    robot.publishers["/initialpose"].publish(said)
+    robot.until(lambda: system.said("inspector", "initialpose is ignored"), what="the refusal")
+    _, pose = system.frame(9)
+    said = PoseWithCovarianceStamped(header=robot.header(robot.next_stamp(), "map"))
+    said.pose.pose = messages.pose_message(pose @ robot.base_from_camera.inverse())
+    robot.publishers["/initialpose"].publish(said)
+    robot.until(lambda: system.said("inspector", "where initialpose says"), what="the notice")
+    system.healthy(9)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from omniad_ros.core.geometry import BODY_FROM_OPTICAL, Pose
+from omniad_ros.core.geometry import BODY_FROM_OPTICAL, Camera, Pose
 from omniad_ros.patrol.frame_check import FrameCheck
+from omniad_ros.patrol.inspected import InspectedMap, floor_of_boxes
 from omniad_ros.patrol.mount_check import MountCheck
 from omniad_ros.patrol.odometry import MapCorrection, OdometryBuffer
 from omniad_ros.recordings.source import SECOND
@@ -146,3 +147,25 @@ def test_a_camera_that_is_not_where_it_is_said_to_be_is_noticed_and_its_place_pr
         assert any(
             "camera_rpy [0.0, 0.2, -0.4" in phrase or "camera_rpy [-0.0, 0.2, -0.4" in phrase for phrase in phrases
         ), phrases
+
+
+def test_what_was_inspected_is_what_was_in_view_covered_and_not_hidden():
+    camera, pose = Camera.from_fov(64, 48, np.radians(60)), Pose.look_at(np.zeros(3), np.array([2.0, 0.0, 0.0]))
+    wall = np.array([(2.0, y, z) for y in np.arange(-2.0, 2.0, 0.1) for z in (-0.1, 0.1)])
+    behind = np.array([(3.0, 0.05, 0.1), (-2.0, 0.0, 0.0)])
+    inspected = InspectedMap(np.concatenate([wall, behind]).astype(np.float32))
+    depth, covered = np.full((48, 64), 2.0, np.float32), np.ones((48, 64), bool)
+    covered[:, :32] = False  # the left half, y above 0
+    inspected.add(camera, pose, depth, covered)
+    right = (wall[:, 1] < -0.04) & (wall[:, 1] > -1.1)
+    assert abs(inspected.share - right.sum() / (len(wall) + 2)) < 0.05
+    grid = inspected.grid(0.5)
+    rows = grid.values.max(axis=1)
+    assert rows[0] == 0 and 100 in rows and set(np.unique(grid.values)) <= set(range(-1, 101))
+    again = InspectedMap(inspected._points)
+    again.restore(inspected.saved())
+    assert again.share == inspected.share
+    with pytest.raises(ValueError, match="another map"):
+        InspectedMap(wall[:9]).restore(inspected.saved())
+    floor = floor_of_boxes(grid, np.array([[2.0, -1.0, 0.0]]), np.array([[0.2, 0.2, 0.2]]))
+    assert 0 < (floor.values == 100).sum() <= 4

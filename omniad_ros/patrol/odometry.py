@@ -143,6 +143,11 @@ class MapCorrection:
         self._failures = 0
         self._jumps = 0
 
+    def begin(self, map_from_base: Pose) -> None:
+        """Somebody says where the robot is: that is believed at the next frame."""
+        self.map_from_odom, self._last, self._failures = None, None, 0
+        self._pending = map_from_base
+
     def prior(self, stamp: int, odom_from_base: Pose | None, base_from_camera: Pose, jumps: int = 0) -> Pose | None:
         """``map_from_camera`` as odometry has it, or None where it cannot be known.
 

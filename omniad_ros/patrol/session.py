@@ -19,6 +19,7 @@ from omniad_ros.core.files import read_json, write_atomically
 from omniad_ros.core.geometry import Camera, Pose, Rectifier, pose_of, rows_of
 from omniad_ros.mapping import Localization
 from omniad_ros.patrol.frame_check import FrameCheck, SavedFrameCheck
+from omniad_ros.patrol.inspected import InspectedMap
 from omniad_ros.patrol.motion_check import AGREED, MotionCheck, SavedMotion
 from omniad_ros.patrol.mount_check import MountCheck, SavedMount
 from omniad_ros.patrol.odometry import MapCorrection, OdometryBuffer, SavedCorrection
@@ -65,6 +66,7 @@ class SavedSession(msgspec.Struct):
     frames_without_pose: int
     motion: SavedMotion = []
     mount: SavedMount = []
+    inspected: str = ""
 
 
 class PatrolSession:
@@ -78,6 +80,7 @@ class PatrolSession:
         self.correction = MapCorrection(initial)
         self.check = FrameCheck(survey)
         self.motion, self.mount = MotionCheck(), MountCheck()
+        self.inspected = InspectedMap(inspector.points.xyz)
         self._survey = survey
         self._rectifiers: dict[Camera, Rectifier] = {}
         self._first_correction: Pose | None = None
@@ -96,7 +99,13 @@ class PatrolSession:
         self.check.reset()
         self.motion.reset()
         self.mount.reset()
+        self.inspected.reset()
         self._first_correction = None
+
+    def new_patrol(self) -> None:
+        """Forget what was seen, but not where the robot is."""
+        self.inspector.reset()
+        self.inspected.reset()
 
     def run(self, source: FrameSource, first: int = 0) -> Iterator[PatrolFrame]:
         """Inspect a recorded patrol from its frame number ``first`` on, each frame with the odometry around its stamp."""
@@ -145,6 +154,9 @@ class PatrolSession:
                 self.correction.correct(stamp, inspection.localization.pose, odom_from_base, mount)
             else:
                 self.correction.failed()
+        if inspection.state == "ok" and (reference := inspection.reference) is not None:
+            seen_by = rectify.camera.resized(*reference.depth.shape[::-1])
+            self.inspected.add(seen_by, inspection.pose, reference.depth, reference.covered)
         covariance = inspection.localization.covariance
         if covariance is None and inspection.pose is not None:
             covariance = self.correction.covariance(odom_from_base)
@@ -171,7 +183,7 @@ class PatrolSession:
         first = rows_of(self._first_correction)
         saved = SavedSession(
             msgspec.Raw(self.inspector.tracker.to_json()), self.correction.saved(), self.check.saved(), first,
-            self.inspector.frames_without_pose, self.motion.saved(), self.mount.saved(),
+            self.inspector.frames_without_pose, self.motion.saved(), self.mount.saved(), self.inspected.saved(),
         )  # fmt: skip
         write_atomically(directory / SAVED, msgspec.json.encode(saved))
 
@@ -188,6 +200,7 @@ class PatrolSession:
         self.check.restore(saved.check)
         self.motion.restore(saved.motion)
         self.mount.restore(saved.mount)
+        self.inspected.restore(saved.inspected)
         first = saved.first_correction
         self._first_correction = pose_of(first)
         self.inspector.tracker, self.inspector.frames_without_pose = tracker, saved.frames_without_pose

@@ -53,7 +53,7 @@ class PatrolReport:
     points: the site's sparse map; steps: the frames in order; odometry: the same route as odometry alone has it, in the map;
     metrics: of `omniad_ros.evaluation.score_patrol`; ms: median milliseconds a stage; build: the site's
     ``manifest["stages"]``; facts: further (label, value) lines; timed: the stamps are times of one drive, not the mere
-    numbers of pictures.
+    numbers of pictures; inspected: share of the map's points that a frame has shown.
     """
 
     title: str
@@ -70,3 +70,4 @@ class PatrolReport:
     build: dict[str, dict] = field(default_factory=dict)
     facts: Sequence[tuple[str, str]] = ()
     timed: bool = True
+    inspected: float | None = None

@@ -154,7 +154,13 @@ class _Inspected:
         )
         title, subtitle = f"Patrol {self.source.path.resolve().name}", f"site {self.site.path.resolve().name}"
         report = self.recorder.report(
-            title, self.site, tracker, subtitle=subtitle, timed=self.source.timed, tracks=told
+            title,
+            self.site,
+            tracker,
+            subtitle=subtitle,
+            timed=self.source.timed,
+            tracks=told,
+            inspected=self.session.inspected.share,
         )
         write_report(self.folder, report)
         shutil.rmtree(self.state)

@@ -139,6 +139,7 @@ def _figures(data: PatrolReport) -> list[dict]:
     else:
         add("Confirmed anomalies", sum(track.confirmed for track in data.tracks), "d")
         add("Frames inspected in full", _share_ok(data), ".0%")
+    add("Of the place inspected", data.inspected, ".0%", "of the map's points")
     if "total" in data.ms:
         add("Time a frame", data.ms["total"], ".0f", "ms, median")
     return figures

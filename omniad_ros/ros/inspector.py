@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from os.path import expanduser
 
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -21,11 +22,12 @@ from omniad_ros.patrol.odometry import OdometryOptions
 from omniad_ros.patrol.pipeline import UNCOVERED, InspectionOptions, Inspector
 from omniad_ros.patrol.session import PatrolFrame, PatrolSession
 from omniad_ros.recordings import messages as decoding
+from omniad_ros.recordings.source import SECOND
 from omniad_ros.report import write_report
 from omniad_ros.ros.inputs import Input
 from omniad_ros.ros.inspector_parameters import InspectorParameters
 from omniad_ros.ros.live import LiveFrames, LiveImage
-from omniad_ros.ros.managed import ERROR, OK, STALE, WARN, Health, ManagedNode
+from omniad_ros.ros.managed import ERROR, OK, OUTPUT, STALE, WARN, Health, ManagedNode
 from omniad_ros.ros.managed import main as run_node
 from omniad_ros.ros.memory import PatrolMemory
 from omniad_ros.ros.outputs import InspectorOutputs
@@ -44,6 +46,9 @@ from omniad_ros.site import Site
 class InspectorNode(ManagedNode):
     """See the table in the README for its topics and services."""
 
+    LOOK_FRAMES, LOOK_PATIENCE = 3, 30.0
+    """Frames that ~/look waits for, and seconds."""
+
     def __init__(self):
         self.session: PatrolSession | None = None
         self.reference: ReferenceClient | None = None
@@ -58,6 +63,8 @@ class InspectorNode(ManagedNode):
         """Of the inputs, by their names."""
         self.frame: PatrolFrame | None = None
         self.publishing_ms = 0.0
+        self._inspected = 0
+        """Frames, since the node's start."""
         self._forget_stream()
         self._busy = threading.Lock()
         """Held while a frame is in work: reset and save_report wait for it."""
@@ -65,6 +72,9 @@ class InspectorNode(ManagedNode):
         self.services_ = [
             SharedWork(self, "~/reset", self._reset),
             SharedWork(self, "~/save_report", self._save_report),
+            SharedWork(self, "~/begin_patrol", self._begin_patrol),
+            SharedWork(self, "~/end_patrol", self._end_patrol),
+            SharedWork(self, "~/look", self._look),
         ]
 
     # lifecycle
@@ -104,12 +114,15 @@ class InspectorNode(ManagedNode):
             # first, so that a camera_info that came with an image is most likely taken before it
             "camera_info": CameraSubscription(self, CameraInfo, "camera_info", self._take_info, latched=True),
             "image": CameraSubscription(self, kind, topic, self._take_image),
+            "initialpose": self.create_subscription(
+                PoseWithCovarianceStamped, "/initialpose", self._take_initial_pose, OUTPUT
+            ),
             "odom": Stream(
                 self, Odometry, "odom", self._take_odometry, partial(self._hear_from, "odom"), self._unreadable
             ),
         }
-        for name, subscription in self.subscriptions_.items():
-            self.inputs[name].topic = subscription.topic_name
+        for name, source in self.inputs.items():
+            source.topic = self.subscriptions_[name].topic_name
         self.outputs.points(self.session.inspector.points)
 
     def deactivate(self) -> None:
@@ -195,6 +208,20 @@ class InspectorNode(ManagedNode):
     def _unreadable(self, error: Exception) -> None:
         self.warn("odom unreadable", f"odom is ignored: it cannot be read ({type(error).__name__}: {error})")
 
+    def _take_initial_pose(self, message: PoseWithCovarianceStamped) -> None:
+        """Somebody says where the robot is, as with RViz's 2D Pose Estimate: the next frame is searched for there."""
+        frame = message.header.frame_id.lstrip("/")
+        try:
+            decoding.check(
+                frame == self.values.map_frame, "header.frame_id", f"is {decoding.quoted(frame)}, expected is the map's"
+            )
+            pose = decoding.pose_from_message(message.pose.pose, "pose.pose")
+        except decoding.MessageDefect as defect:
+            self.warn("initialpose", f"initialpose is ignored: {defect}")
+            return
+        self.session.correction.begin(pose)
+        self.get_logger().info("the next frame is searched for where initialpose says that the robot is")
+
     def _take_image(self, message: Image | CompressedImage, info: dict) -> None:
         self._hear_from("image", info)
         if not self.values.enabled:
@@ -227,6 +254,9 @@ class InspectorNode(ManagedNode):
         self.transforms.correct(frame.map_from_odom, frame.stamp)
         if (route := self.memory.route()) is not None:
             self.outputs.route(route, header)
+        if self.memory.floor_due():
+            self.outputs.floor(self.session.inspected, frame.inspection.tracks, header)
+        self._inspected += 1
         self.frame, self.failure, self.odometry_away = frame, "", self.session.odometry.away(taken.stamp)
         self.publishing_ms = 1e3 * (time.perf_counter() - started)
         self._save_state(PatrolMemory.SAVE_EVERY)
@@ -262,6 +292,35 @@ class InspectorNode(ManagedNode):
             self._check_configured()
             folder, report = self.memory.report_directory, self.memory.report(self.session, self.patrols.loud)
         return f"report: {write_report(folder, report)}"
+
+    def _begin_patrol(self) -> str:
+        with self._busy:
+            self._check_configured()
+            self.session.new_patrol()
+            self.memory.reset()
+            self.outputs.clear_markers()
+            return self.patrols.reset()
+
+    def _end_patrol(self) -> str:
+        with self._busy:
+            self._check_configured()
+            said = self.patrols.end()
+            share = self.session.inspected.share
+        return f"{said}; {100 * share:.0f} % of the map inspected"
+
+    def _look(self) -> str:
+        """Look here: wait for some frames more, and say what they show."""
+        self._check_configured()
+        first, end = self._inspected, time.monotonic() + self.LOOK_PATIENCE
+        while self._inspected - first < self.LOOK_FRAMES:
+            if time.monotonic() > end or self.outputs is None:
+                told = self._inspected - first
+                raise OmniadError(f"only {told} frames could be inspected within {self.LOOK_PATIENCE:.0f} s")
+            time.sleep(0.05)
+        inspection = self.frame.inspection
+        tracks = [t for t in self.patrols.loud(inspection.tracks) if t.confirmed]
+        seen = [self.patrols.name(t) for t in tracks if t.last_seen >= self.frame.stamp / SECOND]
+        return f"{inspection.state}: " + (f"{', '.join(seen)} in view" if seen else "nothing in view differs")
 
     def _check_configured(self) -> None:
         if self.outputs is None:
@@ -305,6 +364,7 @@ class InspectorNode(ManagedNode):
             values |= {
                 "inliers": inspection.localization.inliers,
                 "tracks": sum(t.confirmed for t in inspection.tracks),
+                "inspected %": 100 * self.session.inspected.share,
             }
             values |= {f"ms {stage}": ms for stage, ms in inspection.ms.items()} | {"ms publish": self.publishing_ms}
         return Health(*self._judge(frame), values)

@@ -62,7 +62,7 @@ class PatrolMemory:
         self.statistics = {"frames": 0, "ok": 0, "degraded": 0, "lost": 0}
         self.recorder = PatrolRecorder()
         self._forget_route()
-        self._saved_at = self._told_at = 0.0
+        self._saved_at = self._told_at = self._floor_at = 0.0
         self.trouble = ""
         """Why the state could not be saved; empty when it could."""
 
@@ -80,6 +80,13 @@ class PatrolMemory:
         self._last, self._longer = pose, True
         if len(self._route) > self.MOST:
             self._route = self._route[::2]
+
+    def floor_due(self) -> bool:
+        """Whether the floor is to be told of again: at most every `ROUTE_EVERY` seconds."""
+        due = time.monotonic() - self._floor_at >= self.ROUTE_EVERY
+        if due:
+            self._floor_at = time.monotonic()
+        return due
 
     def route(self) -> list[PoseStamped] | None:
         """The camera's way in the map where it became longer since it was last asked for, at most every `ROUTE_EVERY` seconds."""
@@ -106,7 +113,13 @@ class PatrolMemory:
         )
         tracker = session.inspector.tracker
         return self.recorder.report(
-            "Patrol", self.site, tracker, subtitle=str(self.site.path), facts=counts, tracks=loud(tracker.tracks)
+            "Patrol",
+            self.site,
+            tracker,
+            subtitle=str(self.site.path),
+            facts=counts,
+            tracks=loud(tracker.tracks),
+            inspected=session.inspected.share,
         )
 
     def reload(self, session: PatrolSession) -> None:

@@ -9,10 +9,12 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point, PoseStamped, PoseWithCovarianceStamped, Quaternion, TransformStamped, Vector3
 from geometry_msgs.msg import Pose as PoseMessage
+from nav_msgs.msg import OccupancyGrid
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from omniad_ros.core.geometry import BODY_FROM_OPTICAL, Camera, Pose
+from omniad_ros.patrol.inspected import FloorGrid
 from omniad_ros.ros import counterparts
 
 
@@ -86,6 +88,17 @@ def points_message(xyz: np.ndarray, rgb: np.ndarray, header: Header) -> PointClo
         header=header, height=1, width=len(cloud), fields=fields, is_bigendian=False, point_step=16,
         row_step=16 * len(cloud), data=array.array("B", cloud.tobytes()), is_dense=bool(np.isfinite(xyz).all()),
     )  # fmt: skip
+
+
+def grid_message(grid: FloorGrid, header: Header) -> OccupancyGrid:
+    """nav_msgs/OccupancyGrid of percent, -1 where nothing is known."""
+    message = OccupancyGrid(header=header)
+    message.info.map_load_time = header.stamp
+    message.info.resolution = float(grid.cell)
+    message.info.height, message.info.width = grid.values.shape
+    message.info.origin = pose_message(Pose(np.eye(3), np.array([*grid.low, 0.0])))
+    message.data = array.array("b", grid.values.tobytes())
+    return message
 
 
 def status_message(name: str, hardware: str, level: int, message: str, values: dict) -> DiagnosticStatus:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
-from nav_msgs.msg import Path
+from nav_msgs.msg import OccupancyGrid, Path
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
+from omniad_ros.patrol.inspected import InspectedMap, floor_of_boxes
 from omniad_ros.patrol.pipeline import overlay
 from omniad_ros.patrol.session import PatrolFrame
+from omniad_ros.patrol.tracks import Track
 from omniad_ros.ros import messages
 from omniad_ros.ros.managed import LATCHED, OUTPUT, ManagedNode
 from omniad_ros.ros.markers import TrackMarkers, detections_message, vision_msgs
@@ -27,7 +30,8 @@ class InspectorOutputs:
             ("heatmap", Image, OUTPUT), ("heatmap_independent", Image, OUTPUT), ("overlay", Image, OUTPUT),
             ("mask", Image, OUTPUT), ("markers", MarkerArray, OUTPUT), ("pose", PoseWithCovarianceStamped, OUTPUT),
             ("heatmap/camera_info", CameraInfo, OUTPUT),
-            ("map_points", PointCloud2, LATCHED), ("route", Path, LATCHED),
+            ("map_points", PointCloud2, LATCHED), ("route", Path, LATCHED), ("coverage", OccupancyGrid, LATCHED),
+            ("findings", OccupancyGrid, LATCHED),
         ]  # fmt: skip
         if vision_msgs is not None:
             kinds.append(("detections", vision_msgs.Detection3DArray, OUTPUT))
@@ -55,6 +59,16 @@ class InspectorOutputs:
             publishers["heatmap_independent"].publish(messages.image_message(inspection.independent, header))
         if publishers["overlay"].get_subscription_count():
             publishers["overlay"].publish(messages.image_message(overlay(frame.image, inspection), header))
+
+    def floor(self, inspected: InspectedMap, tracks: list[Track], header: Header) -> None:
+        """From above: what of the place was inspected, and where something was found, up to the frame with this header."""
+        grid = inspected.grid()
+        if grid is not None:
+            told = [track for track in self._patrols.loud(tracks) if track.confirmed]
+            centers, sizes = (np.array([getattr(t, name) for t in told]).reshape(-1, 3) for name in ("center", "size"))
+            in_map = Header(stamp=header.stamp, frame_id=self._map_frame)
+            self._publishers["coverage"].publish(messages.grid_message(grid, in_map))
+            self._publishers["findings"].publish(messages.grid_message(floor_of_boxes(grid, centers, sizes), in_map))
 
     def route(self, poses: list[PoseStamped], header: Header) -> None:
         """The camera's way in the map up to the frame with this header."""

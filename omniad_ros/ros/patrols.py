@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 
 from std_msgs.msg import String
 
@@ -11,6 +12,7 @@ from omniad_ros.core.feedback import OmniadError
 from omniad_ros.living.keeping import Known
 from omniad_ros.living.kept_patrol import NOT_KEPT, KeptPatrol
 from omniad_ros.living.schema import VERDICTS
+from omniad_ros.living.settled import Settled
 from omniad_ros.living.store import PatrolStore
 from omniad_ros.patrol.session import PatrolFrame, PatrolSession
 from omniad_ros.patrol.tracks import Track
@@ -31,7 +33,7 @@ class NodePatrols:
         self._node, self._site, self._session = node, site, session
         self._database = node.values.patrols
         self._kept: KeptPatrol | None = None
-        self._trouble = ""
+        self._trouble, self._settled = "", Settled([])
         self._frames: queue.Queue[PatrolFrame | None] = queue.Queue(self.WAITING)
         self._thread: threading.Thread | None = None
         self._verdicts = node.create_subscription(String, "~/verdict", self._hear, 10)
@@ -56,12 +58,31 @@ class NodePatrols:
 
     def loud(self, tracks: list[Track]) -> list[Track]:
         """The tracks of which something is to be said."""
-        return tracks if self._kept is None else [t for t in tracks if not self._kept.silent(t)]
+        if self._kept is None:
+            return [t for t in tracks if not self._settled.covers(t.center)]
+        return [t for t in tracks if not self._kept.silent(t)]
 
-    def reset(self) -> None:
-        """This patrol is over, and another begins."""
+    def name(self, track: Track) -> str:
+        """What a track is called: with its finding's state and verdict, where that is known."""
+        known = self.known(track)
+        return f"track {track.id}" if known is None else str(known)
+
+    def reset(self) -> str:
+        """This patrol is over, and another begins; says which."""
         self._end()
         self._begin()
+        return f"patrol {self._kept.keeper.patrol.id} has begun" if self._kept is not None else "a patrol has begun"
+
+    def end(self) -> str:
+        """This patrol is over; the next frames belong to none until another begins. Says what it found."""
+        if self._kept is None:
+            return "no patrol was kept"
+        number, states = self._kept.keeper.patrol.id, Counter(k.state for k in self._kept.keeper.known.values())
+        self._settled = self._kept.settled
+        self._end()
+        self._session.inspector.settle = self._settled  # what people said holds between patrols, too
+        found = ", ".join(f"{count} {state}" for state, count in states.items()) or "nothing found"
+        return f"patrol {number} is over: {found}"
 
     def destroy(self) -> None:
         self._node.destroy_all(self._verdicts)
