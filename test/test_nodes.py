@@ -629,3 +629,24 @@ def test_a_robot_that_is_carried_away_is_told_where_it_is(system):
     robot.publishers["/initialpose"].publish(said)
     robot.until(lambda: system.said("inspector", "where initialpose says"), what="the notice")
     system.healthy(9)
+
+
+def test_both_nodes_take_another_site_without_a_restart_and_keep_theirs_where_that_cannot_be_used(system, tmp_path):
+    robot = system.robot
+    shutil.copytree(system.site, tmp_path / "copy")
+    for node in ("nerf_renderer", "inspector"):
+        assert robot.set(node, "site", str(tmp_path / "nowhere"))[0]
+        refused = robot.trigger(f"{node}/reload")
+        assert not refused.success and "is not a site" in refused.message
+        assert robot.set(node, "site", str(tmp_path / "copy"))[0]
+    system.healthy()
+    (system.folder / "state.json").unlink(missing_ok=True)
+    for node in ("nerf_renderer", "inspector"):
+        answer = robot.trigger(f"{node}/reload")
+        assert answer.success and "copy is loaded" in answer.message, answer.message
+    system.healthy()
+    for node in ("nerf_renderer", "inspector"):
+        assert robot.set(node, "site", system.site)[0]
+        (system.folder / "state.json").unlink(missing_ok=True)
+        assert robot.trigger(f"{node}/reload").success
+    system.healthy()

@@ -328,7 +328,7 @@ class InspectorNode(ManagedNode):
 
     @property
     def unanswered(self) -> int:
-        return sum(service.unanswered for service in self.services_)
+        return super().unanswered + sum(service.unanswered for service in self.services_)
 
     # diagnostics
 

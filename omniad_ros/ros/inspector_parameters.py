@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Pose
 from omniad_ros.ros import counterparts
-from omniad_ros.ros.parameters import parameter
+from omniad_ros.ros.parameters import SITE, parameter
 from omniad_ros.site import DETAIL_SIDE, MAP_FRAME
 
 REFERENCES = ("renderer", "inspector", "none")
@@ -19,7 +19,7 @@ SMALLEST = 32
 class InspectorParameters:
     """What stands in config/inspect.yaml; the descriptions are what ``ros2 param describe`` shows."""
 
-    site: str = parameter("", "Folder of the site, as built by 'omniad build'.")
+    site: str = parameter("", SITE, runtime=True)
     autostart: bool = parameter(True, "Configure and activate at the start; false where a lifecycle manager does it.")
     enabled: bool = parameter(True, "Inspect frames; false lets them pass unseen.", runtime=True)
     threshold: float = parameter(

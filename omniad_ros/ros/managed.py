@@ -11,10 +11,12 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from os.path import expanduser
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -29,7 +31,9 @@ from omniad_ros.core.feedback import OmniadError
 from omniad_ros.ros import messages
 from omniad_ros.ros.parameters import declare
 from omniad_ros.ros.shared_memory import make_room, owned, remove
+from omniad_ros.ros.shared_work import SharedWork
 from omniad_ros.ros.speakers import Speakers
+from omniad_ros.site import Site
 
 NAMESPACE = "/omniad"
 OK, WARN, ERROR, STALE = range(4)
@@ -83,6 +87,7 @@ class ManagedNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", OUTPUT)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._hear, STREAM)
         self.create_timer(self.DIAGNOSTICS_EVERY, self.publish_health, clock=STEADY)
+        self._reloading = SharedWork(self, "~/reload", self._reload)
         self._starter = self.create_timer(0.01, self._start, clock=STEADY) if self.values.autostart else None
 
     # hooks of the nodes
@@ -121,7 +126,7 @@ class ManagedNode(LifecycleNode):
     @property
     def unanswered(self) -> int:
         """Calls of services that are still to be answered."""
-        return 0
+        return self._reloading.unanswered
 
     # transitions
 
@@ -171,6 +176,28 @@ class ManagedNode(LifecycleNode):
             return TransitionCallbackReturn.SUCCESS
         self.get_logger().error(f"cannot {name}: {self._trouble}")
         return TransitionCallbackReturn.FAILURE
+
+    def _reload(self) -> str:
+        """~/reload: the site anew, as it lies in its folder now, or another one; on the executor's thread, as all transitions are."""
+        Site.open(expanduser(self.values.site))  # what cannot be used must not end what works
+        if self.state not in ("inactive", "active"):
+            raise OmniadError(f"the {self.get_name()} is {self.state}: there is nothing to be loaded again")
+        done = threading.Event()
+        self.executor.create_task(self._load_again, self.state == "active", done)
+        done.wait()
+        if self._trouble:
+            raise OmniadError(self._trouble)
+        return f"{self.values.site} is loaded"
+
+    def _load_again(self, active: bool, done: threading.Event) -> None:
+        steps = [self.trigger_deactivate] if active else []
+        steps += [self.trigger_cleanup, self.trigger_configure] + ([self.trigger_activate] if active else [])
+        try:
+            for step in steps:
+                if step() != TransitionCallbackReturn.SUCCESS:
+                    break
+        finally:
+            done.set()
 
     def _start(self) -> None:
         self.destroy_timer(self._starter)

@@ -21,7 +21,7 @@ from omniad_ros.ros import messages
 from omniad_ros.ros.inspector_parameters import SMALLEST
 from omniad_ros.ros.managed import OK, OUTPUT, WARN, Health, ManagedNode
 from omniad_ros.ros.managed import main as run_node
-from omniad_ros.ros.parameters import parameter
+from omniad_ros.ros.parameters import SITE, parameter
 from omniad_ros.ros.reference import ANSWERS_ON, DETAIL, REFERENCE, reference_digest, reference_topics
 from omniad_ros.ros.subscriptions import CameraSubscription
 from omniad_ros.ros.worker import NewestFirst
@@ -32,7 +32,7 @@ from omniad_ros.site import DETAIL_SIDE, MAP_FRAME, Site
 class RendererParameters:
     """Parameters of the node ``nerf_renderer``."""
 
-    site: str = parameter("", "Folder of the site, as built by 'omniad build'.")
+    site: str = parameter("", SITE, runtime=True)
     autostart: bool = parameter(True, "Configure and activate at the start; false where a lifecycle manager does it.")
     map_frame: str = parameter(MAP_FRAME, "Name of the map's frame; as the inspector has it.")
     rectified: bool = parameter(False, "The images are already rectified: use camera_info's P instead of K and D.")

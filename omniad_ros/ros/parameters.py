@@ -18,6 +18,7 @@ from rclpy.node import Node
 from omniad_ros.core.feedback import OmniadError
 
 T = TypeVar("T")
+SITE = "Folder of the site, as built by 'omniad build'; another one is taken at ~/reload."
 
 
 def parameter(default, description: str, minimum=None, maximum=None, runtime: bool = False, length: int | None = None):
