@@ -55,6 +55,7 @@ setup(
         "build": requirements("requirements.txt"),
         # where ROS's messages do not bear numpy 2, which newer versions need
         "viewer": ["rerun-sdk>=0.23", 'pyarrow<22; python_version < "3.13"'],
+        "features": requirements("requirements-features.txt"),
         "web": ["fastapi", "uvicorn"],
         "test": ["pytest", "pytest-timeout"],
     },

