@@ -56,7 +56,7 @@ setup(
         # where ROS's messages do not bear numpy 2, which newer versions need
         "viewer": ["rerun-sdk>=0.23", 'pyarrow<22; python_version < "3.13"'],
         "features": requirements("requirements-features.txt"),
-        "web": ["fastapi", "uvicorn"],
+        "web": ["fastapi", "uvicorn", "paho-mqtt"],
         "test": ["pytest", "pytest-timeout"],
     },
     zip_safe=False,

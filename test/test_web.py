@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -157,6 +158,9 @@ def test_serve_refuses_in_a_sentence(served, capsys):
     assert "cannot listen on 192.0.2.1" in capsys.readouterr().err
     assert cli.main(["serve", site, "--webhook", "ftp://x"]) == 1
     assert "webhook" in capsys.readouterr().err
+    assert cli.main(["serve", site, "--mqtt", "mqtt://user:secret@host"]) == 1
+    said = capsys.readouterr().err
+    assert "MQTT" in said and "secret" not in said
     assert cli.main(["serve", "/nowhere"]) == 1
     assert "is not a site" in capsys.readouterr().err
 
@@ -205,6 +209,36 @@ def test_a_webhook_is_told_of_new_findings(served, tmp_path):
             time.sleep(0.1)
     hook.shutdown()
     assert [t["name"] for t in told] == ["F2", "F2"] and told[0]["site"] == "plant" and told[0]["kind"] == "added"
+
+
+def test_a_broker_is_told_of_new_findings_also_once_it_is_back(served, tmp_path):
+    subscribe = pytest.importorskip("paho.mqtt.subscribe", reason="MQTT needs paho-mqtt")
+    broker = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    if broker is None:
+        pytest.skip("mosquitto is not installed (Debian: mosquitto)")
+    shutil.copytree(served[0].path, tmp_path / "plant")
+    site, told = Site.open(tmp_path / "plant"), []
+    store = PatrolStore.of_site(site.path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with Served(str(site.path), "--mqtt", f"mqtt://127.0.0.1:{port}/plant/findings"):
+        drive(store, site, [(CRATE, RED)], 1)  # nobody takes it yet
+        time.sleep(3)
+        running = subprocess.Popen([broker, "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            end = time.monotonic() + 10
+            while time.monotonic() < end:
+                with socket.socket() as tried:
+                    if tried.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            message = subscribe.simple("plant/findings", hostname="127.0.0.1", port=port, keepalive=30)
+            told.append(json.loads(message.payload))
+        finally:
+            running.terminate()
+            running.wait(10)
+    assert told[0]["name"] == "F1" and told[0]["event"] == "new finding" and told[0]["kind"] == "added"
 
 
 # ---- in a browser

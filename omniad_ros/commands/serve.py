@@ -27,6 +27,8 @@ class ServeCommand(CommandOptions):
     """Without which nobody is let in; beyond this computer a random one if not given."""
     webhook: Annotated[str | None, unset("URL")] = None
     """Address that is told of each new finding, as JSON by POST."""
+    mqtt: Annotated[str | None, unset("URL")] = None
+    """The same by MQTT: mqtt://USER:PASSWORD@HOST:1883/TOPIC (pip install paho-mqtt)."""
     store: OmitArgPrefixes[StoreOptions]
 
 
@@ -35,5 +37,12 @@ def run(options: ServeCommand) -> None:
         from omniad_ros.web import ServeOptions, serve
     except ImportError as error:
         raise OmniadError(f"the operator's page needs {error.name}: pip install fastapi uvicorn") from None
-    chosen = ServeOptions(options.host, options.port, options.token or "", options.store.patrols, options.webhook or "")
+    chosen = ServeOptions(
+        options.host,
+        options.port,
+        options.token or "",
+        options.store.patrols,
+        options.webhook or "",
+        options.mqtt or "",
+    )
     serve(options.sites, chosen, show)

@@ -48,8 +48,8 @@ class Guard:
         await self.app(scope, receive, send_guarded)
 
     def _refusal(self, request: Request) -> Response | None:
-        host = request.headers.get("host", "").rsplit(":", 1)[0] if ":" in request.headers.get("host", "") else ""
-        host = host or request.headers.get("host", "")
+        host = request.headers.get("host", "")
+        host = host if host.endswith("]") else host.rpartition(":")[0] or host
         if self.hosts and host.lower() not in self.hosts:
             return PlainTextResponse("this server does not go by that name", 400)
         if self.token:

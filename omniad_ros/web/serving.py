@@ -8,23 +8,23 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.web.guard import LOCAL
-from omniad_ros.web.notices import Notices
+from omniad_ros.web.notices import Notices, mqtt, webhook
 
 
 @dataclass(frozen=True)
 class ServeOptions:
     """host, port: that is listened to; token: without which nobody is let in (empty: none on this computer alone, a random one beyond it);
-    database: of the patrols, as SQLAlchemy names it; webhook: address that is told of new findings, empty for none."""
+    database: of the patrols, as SQLAlchemy names it; webhook, mqtt: addresses that are told of new findings, empty for none."""
 
     host: str = "127.0.0.1"
     port: int = 8642
     token: str = ""
     database: str = ""
     webhook: str = ""
+    mqtt: str = ""
 
 
 def serve(sites: Sequence[Path], options: ServeOptions, said: Callable[[str], None]) -> None:
@@ -37,8 +37,7 @@ def serve(sites: Sequence[Path], options: ServeOptions, said: Callable[[str], No
     from omniad_ros.web.app import create_app
     from omniad_ros.web.places import Places
 
-    if options.webhook and urlsplit(options.webhook).scheme not in ("http", "https"):
-        raise OmniadError(f"'{options.webhook}' is no address of a webhook: it begins with http:// or https://")
+    tellers = [make(address) for make, address in ((webhook, options.webhook), (mqtt, options.mqtt)) if address]
     places = Places.open(sites, options.database)
     listening = _listen(options)
     alone = _is_loopback(options.host)
@@ -47,12 +46,12 @@ def serve(sites: Sequence[Path], options: ServeOptions, said: Callable[[str], No
     name = f"[{options.host}]" if ":" in options.host else options.host
     said(f"http://{name}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else ""))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=2))
-    notices = Notices(places, options.webhook, said) if options.webhook else None
+    notices = [Notices(places, tell, said) for tell in tellers]
     try:
         server.run(sockets=[listening])
     finally:
-        if notices is not None:
-            notices.stop()
+        for notice in notices:
+            notice.stop()
         places.close()
 
 
