@@ -16,12 +16,14 @@ import yaml
 
 pytest.importorskip("rclpy", reason="the nodes need ROS 2 ('make venv' installs it)")
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseWithCovarianceStamped, Quaternion
 from nodes_robot import PATIENCE, displayed
 from nodes_system import TIMEOUT, System
 from rclpy.serialization import serialize_message
 from safetensors.numpy import load_file, save_file
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, PointCloud2
+from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
@@ -30,6 +32,8 @@ from omniad_ros.core.geometry import Pose
 from omniad_ros.patrol.pipeline import SETTLED
 from omniad_ros.recordings import messages as decoding
 from omniad_ros.ros import messages, processes
+from omniad_ros.ros.managed import LATCHED, OUTPUT
+from omniad_ros.ros.participant import Participant
 
 
 @pytest.fixture(scope="module")
@@ -522,6 +526,21 @@ def test_a_viewer_records_images_map_camera_and_tracks(system, tmp_path):
         log(entity, *parts, **options)
 
     viewer._recording.log = told
+
+    # what cannot be shown is left out, and the view goes on
+    other = Participant("forger", system.environment)
+    forged = [(PointCloud2, "map_points", PointCloud2(data=b"123")), (ImageMessage, "heatmap", ImageMessage(encoding="none")),
+              (DiagnosticArray, "/diagnostics", DiagnosticArray(status=[DiagnosticStatus(
+                  hardware_id="/omniad/x", level=b"\0", values=[KeyValue(key="stamp", value="now")])]))]  # fmt: skip
+    for kind, topic, message in forged:
+        publisher = other.node.create_publisher(kind, topic, LATCHED if topic == "map_points" else OUTPUT)
+        end = time.monotonic() + 30
+        while not publisher.get_subscription_count() and time.monotonic() < end:
+            viewer.spin(0.01)
+        publisher.publish(message)
+    for _ in range(100):
+        viewer.spin(0.01)
+    other.close()
 
     def everything() -> bool:
         system.robot.inspect(*system.planted(int(time.monotonic())))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -72,13 +72,15 @@ class Viewer:
         self._tracks: dict[int, Marker] = {}
         self._labels: dict[int, str] = {}
         self._state = ""
-        self._participant = Participant("viewer", environment or {}, namespace)
+        self._participant, self._namespace = Participant("viewer", environment or {}, namespace), namespace.rstrip("/")
         self._subscribe(topics, compressed)
 
     def _subscribe(self, topics: Mapping[str, str], compressed: bool) -> None:
         node = self._participant.node
         topic, packed = camera_topic(topics["image"], compressed)
-        self._image = CameraSubscription(node, CompressedImage if packed else Image, topic, self._take_image)
+        self._image = CameraSubscription(
+            node, CompressedImage if packed else Image, topic, self._shown("image", self._take_image)
+        )
         self._info = CameraSubscription(node, CameraInfo, topics["camera_info"], self._take_info, latched=True)
         for kind, topic, take, qos in (
             (Image, "heatmap", self._take_heatmap, OUTPUT), (Image, "reference/image", self._take_reference, OUTPUT),
@@ -86,7 +88,19 @@ class Viewer:
             (PointCloud2, "map_points", self._take_points, LATCHED), (MarkerArray, "markers", self._take_markers, OUTPUT),
             (DiagnosticArray, "/diagnostics", self._take_diagnostics, OUTPUT),
         ):  # fmt: skip
-            node.create_subscription(kind, topic, take, qos)
+            node.create_subscription(kind, topic, self._shown(topic, take), qos)
+
+    def _shown(self, topic: str, take: Callable) -> Callable:
+        """``take`` for messages that may be anything: one that cannot be shown is left out and told of; the view goes on."""
+
+        def taken(message) -> None:
+            try:
+                take(message)
+            except Exception as error:  # numpy, rerun and the decoder each have their own for what cannot be
+                logger = self._participant.node.get_logger()
+                logger.warning(f"{topic} is not shown: {type(error).__name__}: {error}", throttle_duration_sec=10.0)
+
+        return taken
 
     def spin(self, seconds: float = 0.1) -> None:
         """Take at most one message; wait for it no longer than this."""
@@ -187,8 +201,8 @@ class Viewer:
     def _take_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
-            if "stamp" not in values:
-                continue
+            if "stamp" not in values or not status.hardware_id.startswith(f"{self._namespace}/"):
+                continue  # not of this robot's inspector
             stamp = int(values["stamp"])
             for stage in ("localize", "render", "detect", "total"):
                 self._log(stamp, f"ms/{stage}", self._rerun.Scalars(float(values.get(f"ms {stage}", "nan"))))
