@@ -256,9 +256,9 @@ class InspectorNode(ManagedNode):
             self.outputs.route(route, header)
         if self.memory.floor_due():
             self.outputs.floor(self.session.inspected, frame.inspection.tracks, header)
-        self._inspected += 1
         self.frame, self.failure, self.odometry_away = frame, "", self.session.odometry.away(taken.stamp)
         self.publishing_ms = 1e3 * (time.perf_counter() - started)
+        self._inspected += 1
         self._save_state(PatrolMemory.SAVE_EVERY)
         self.publish_health()
 
@@ -317,9 +317,12 @@ class InspectorNode(ManagedNode):
                 told = self._inspected - first
                 raise OmniadError(f"only {told} frames could be inspected within {self.LOOK_PATIENCE:.0f} s")
             time.sleep(0.05)
-        inspection = self.frame.inspection
-        tracks = [t for t in self.patrols.loud(inspection.tracks) if t.confirmed]
-        seen = [self.patrols.name(t) for t in tracks if t.last_seen >= self.frame.stamp / SECOND]
+        with self._busy:
+            self._check_configured()
+            frame, patrols = self.frame, self.patrols
+            inspection = frame.inspection
+            tracks = [t for t in patrols.loud(inspection.tracks) if t.confirmed and t.last_seen >= frame.stamp / SECOND]
+            seen = [patrols.name(track) for track in tracks]
         return f"{inspection.state}: " + (f"{', '.join(seen)} in view" if seen else "nothing in view differs")
 
     def _check_configured(self) -> None:
