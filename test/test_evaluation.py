@@ -36,7 +36,7 @@ from omniad_ros.mapping import Localization
 from omniad_ros.patrol.pipeline import Inspection
 from omniad_ros.patrol.tracks import Tracker
 from omniad_ros.reference import ReferenceView
-from omniad_ros.site import PosedImages, Site, write_transforms
+from omniad_ros.site import PosedImages, Site, SparsePoints, write_transforms
 
 
 def frames(seed, count=5, shape=(40, 60)):
@@ -185,6 +185,10 @@ class StandIn:
 
     def __init__(self, site, options=None):
         self.shift = site.mapped.poses[0].translation - POSES[0].translation
+        nothing = np.zeros(0, np.int32)
+        self.points = SparsePoints(
+            np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), nothing, nothing, np.zeros((0, 2))
+        )
 
     def reset(self):
         pass
