@@ -111,10 +111,10 @@ def test_markers_appear_and_are_deleted(system):
 
 def test_parameters_are_described_and_wrong_values_refused(system):
     robot = system.robot
-    threshold, site = robot.describe("inspector", "threshold"), robot.describe("inspector", "site")
+    threshold, fixed = robot.describe("inspector", "threshold"), robot.describe("inspector", "map_frame")
     assert threshold.description and threshold.floating_point_range[0].to_value == 1.0 and not threshold.read_only
-    assert site.description and site.read_only
-    for name, value in (("threshold", 2.0), ("threshold", float("nan")), ("max_rate", -1.0), ("threshold", "high"), ("site", "/elsewhere"),
+    assert fixed.description and fixed.read_only
+    for name, value in (("threshold", 2.0), ("threshold", float("nan")), ("max_rate", -1.0), ("threshold", "high"), ("map_frame", "elsewhere"),
                         ("false_alarm_rate", 1.0)):  # fmt: skip
         accepted, reason = robot.set("inspector", name, value)
         assert not accepted and reason, (name, value)
