@@ -502,6 +502,75 @@ def test_a_verdict_silences_its_finding_at_once(system):
     robot.until(labels, what="the label after the verdict was taken back")
 
 
+def test_patrols_begin_and_end_when_asked_and_tell_what_they_saw(system):
+    robot = system.robot
+    system.track()
+    begun = robot.trigger("inspector/begin_patrol")
+    assert begun.success and "has begun" in begun.message
+    system.healthy()
+    assert system.level()[2]["tracks"] == "0" and 0 < float(system.level()[2]["inspected %"]) < 100
+    client = robot.node.create_client(Trigger, "inspector/look")
+    asked = client.call_async(Trigger.Request())
+    frames = iter(range(10**6))
+
+    def looked() -> bool:
+        robot.inspect(*system.frame(next(frames)))
+        return asked.done()
+
+    robot.until(looked, what="the answer to look")
+    robot.node.destroy_client(client)
+    assert asked.result().success and asked.result().message == "ok: nothing in view differs"
+
+    def grids() -> bool:
+        robot.inspect(*system.frame(next(frames)))
+        return robot.heard["coverage"] and robot.heard["findings"]
+
+    robot.until(grids, what="the floor")
+    coverage, findings = robot.heard["coverage"][-1], robot.heard["findings"][-1]
+    assert coverage.header.frame_id == "map" and coverage.info == findings.info
+    assert max(coverage.data) == 100 and min(coverage.data) == -1 and set(findings.data) == {0}
+    ended = robot.trigger("inspector/end_patrol")
+    assert ended.success and "is over: nothing found" in ended.message and "% of the map inspected" in ended.message
+    assert robot.trigger("inspector/end_patrol").message.startswith("no patrol was kept")
+    system.healthy()  # frames are inspected all the same
+    assert robot.trigger("inspector/begin_patrol").success
+
+
+def test_a_robot_that_is_carried_away_is_told_where_it_is(system):
+    robot = system.robot
+    system.healthy()
+    said = PoseWithCovarianceStamped(header=robot.header(robot.next_stamp(), "odom"))
+    robot.publishers["/initialpose"].publish(said)
+    robot.until(lambda: system.said("inspector", "initialpose is ignored"), what="the refusal")
+    _, pose = system.frame(9)
+    said = PoseWithCovarianceStamped(header=robot.header(robot.next_stamp(), "map"))
+    said.pose.pose = messages.pose_message(pose @ robot.base_from_camera.inverse())
+    robot.publishers["/initialpose"].publish(said)
+    robot.until(lambda: system.said("inspector", "where initialpose says"), what="the notice")
+    system.healthy(9)
+
+
+def test_both_nodes_take_another_site_without_a_restart_and_keep_theirs_where_that_cannot_be_used(system, tmp_path):
+    robot = system.robot
+    shutil.copytree(system.site, tmp_path / "copy")
+    for node in ("nerf_renderer", "inspector"):
+        assert robot.set(node, "site", str(tmp_path / "nowhere"))[0]
+        refused = robot.trigger(f"{node}/reload")
+        assert not refused.success and "is not a site" in refused.message
+        assert robot.set(node, "site", str(tmp_path / "copy"))[0]
+    system.healthy()
+    (system.folder / "state.json").unlink(missing_ok=True)
+    for node in ("nerf_renderer", "inspector"):
+        answer = robot.trigger(f"{node}/reload")
+        assert answer.success and "copy is loaded" in answer.message, answer.message
+    system.healthy()
+    for node in ("nerf_renderer", "inspector"):
+        assert robot.set(node, "site", system.site)[0]
+        (system.folder / "state.json").unlink(missing_ok=True)
+        assert robot.trigger(f"{node}/reload").success
+    system.healthy()
+
+
 def test_a_viewer_records_images_map_camera_and_tracks(system, tmp_path):
     rerun = pytest.importorskip("rerun", reason="the viewer is an extra: pip install .[viewer]")
     from omniad_ros.ros.viewer import Viewer
@@ -600,72 +669,3 @@ def test_all_end_cleanly_and_say_nothing_wrong(system):
     for name, process in system.nodes.items():
         assert system.stop(name) == 0, (name, list(process.lines))
         assert not system.said(name, "Traceback"), list(process.lines)
-
-
-def test_patrols_begin_and_end_when_asked_and_tell_what_they_saw(system):
-    robot = system.robot
-    system.track()
-    begun = robot.trigger("inspector/begin_patrol")
-    assert begun.success and "has begun" in begun.message
-    system.healthy()
-    assert system.level()[2]["tracks"] == "0" and 0 < float(system.level()[2]["inspected %"]) < 100
-    client = robot.node.create_client(Trigger, "inspector/look")
-    asked = client.call_async(Trigger.Request())
-    frames = iter(range(10**6))
-
-    def looked() -> bool:
-        robot.inspect(*system.frame(next(frames)))
-        return asked.done()
-
-    robot.until(looked, what="the answer to look")
-    robot.node.destroy_client(client)
-    assert asked.result().success and asked.result().message == "ok: nothing in view differs"
-
-    def grids() -> bool:
-        robot.inspect(*system.frame(next(frames)))
-        return robot.heard["coverage"] and robot.heard["findings"]
-
-    robot.until(grids, what="the floor")
-    coverage, findings = robot.heard["coverage"][-1], robot.heard["findings"][-1]
-    assert coverage.header.frame_id == "map" and coverage.info == findings.info
-    assert max(coverage.data) == 100 and min(coverage.data) == -1 and set(findings.data) == {0}
-    ended = robot.trigger("inspector/end_patrol")
-    assert ended.success and "is over: nothing found" in ended.message and "% of the map inspected" in ended.message
-    assert robot.trigger("inspector/end_patrol").message.startswith("no patrol was kept")
-    system.healthy()  # frames are inspected all the same
-    assert robot.trigger("inspector/begin_patrol").success
-
-
-def test_a_robot_that_is_carried_away_is_told_where_it_is(system):
-    robot = system.robot
-    system.healthy()
-    said = PoseWithCovarianceStamped(header=robot.header(robot.next_stamp(), "odom"))
-    robot.publishers["/initialpose"].publish(said)
-    robot.until(lambda: system.said("inspector", "initialpose is ignored"), what="the refusal")
-    _, pose = system.frame(9)
-    said = PoseWithCovarianceStamped(header=robot.header(robot.next_stamp(), "map"))
-    said.pose.pose = messages.pose_message(pose @ robot.base_from_camera.inverse())
-    robot.publishers["/initialpose"].publish(said)
-    robot.until(lambda: system.said("inspector", "where initialpose says"), what="the notice")
-    system.healthy(9)
-
-
-def test_both_nodes_take_another_site_without_a_restart_and_keep_theirs_where_that_cannot_be_used(system, tmp_path):
-    robot = system.robot
-    shutil.copytree(system.site, tmp_path / "copy")
-    for node in ("nerf_renderer", "inspector"):
-        assert robot.set(node, "site", str(tmp_path / "nowhere"))[0]
-        refused = robot.trigger(f"{node}/reload")
-        assert not refused.success and "is not a site" in refused.message
-        assert robot.set(node, "site", str(tmp_path / "copy"))[0]
-    system.healthy()
-    (system.folder / "state.json").unlink(missing_ok=True)
-    for node in ("nerf_renderer", "inspector"):
-        answer = robot.trigger(f"{node}/reload")
-        assert answer.success and "copy is loaded" in answer.message, answer.message
-    system.healthy()
-    for node in ("nerf_renderer", "inspector"):
-        assert robot.set(node, "site", system.site)[0]
-        (system.folder / "state.json").unlink(missing_ok=True)
-        assert robot.trigger(f"{node}/reload").success
-    system.healthy()
