@@ -50,7 +50,8 @@ class Robot:
     """Its base is its camera's body, so that a pose of the camera is the odometry."""
 
     def __init__(self, environment: dict, camera, namespace: str = NAMESPACE):
-        self.environment, self.camera, self.namespace = environment, camera, namespace
+        self.environment, self.camera, self.others = environment, camera, set()
+        """others: namespaces of other robots, whose diagnostics are not this one's."""
         self.participant = Participant("robot", environment, namespace)
         self.node, self.executor = self.participant.node, self.participant.executor
         self.heard = defaultdict(list)
@@ -79,7 +80,7 @@ class Robot:
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
             node = status.name.split(": ")[-1]
-            if status.hardware_id.startswith("/") and status.hardware_id.rpartition("/")[0] != self.namespace:
+            if status.hardware_id.rpartition("/")[0] in self.others:
                 continue  # another robot's
             self.status[node] = (status.level[0], status.message, values)
             self.told_at[node] = decoding.nanoseconds(message.header.stamp)

@@ -45,6 +45,7 @@ def told(system, words: str) -> None:
 
 def test_another_robot_of_the_same_domain_is_another_matter(system, tiny_site, tmp_path):
     other = System(str(tiny_site), tmp_path, system.environment, "/robot2/omniad")
+    system.robot.others, other.robot.others = {"/robot2/omniad"}, {"/omniad"}
     try:
         other.start_both()
         other.healthy()
