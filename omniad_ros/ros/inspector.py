@@ -279,27 +279,26 @@ class InspectorNode(ManagedNode):
     # services
 
     def _reset(self) -> str:
+        self._begin(PatrolSession.reset)
+        return "tracks and pose are forgotten"
+
+    def _begin_patrol(self) -> str:
+        return self._begin(PatrolSession.new_patrol)
+
+    def _begin(self, forget: Callable[[PatrolSession], None]) -> str:
         with self._busy:
             self._check_configured()
-            self.session.reset()
+            forget(self.session)
             self.memory.reset()
-            self.patrols.reset()
+            said = self.patrols.reset()
             self.outputs.clear_markers()
-        return "tracks and pose are forgotten"
+        return said
 
     def _save_report(self) -> str:
         with self._busy:
             self._check_configured()
             folder, report = self.memory.report_directory, self.memory.report(self.session, self.patrols.loud)
         return f"report: {write_report(folder, report)}"
-
-    def _begin_patrol(self) -> str:
-        with self._busy:
-            self._check_configured()
-            self.session.new_patrol()
-            self.memory.reset()
-            self.outputs.clear_markers()
-            return self.patrols.reset()
 
     def _end_patrol(self) -> str:
         with self._busy:

@@ -13,9 +13,9 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 
-from omniad_ros.living.export import finding_row
-from omniad_ros.living.schema import VERDICTS, Finding, Patrol, Zone
-from omniad_ros.web.places import Place, Places
+from omniad_ros.living.export import finding_row, finding_summary, own
+from omniad_ros.living.schema import VERDICTS, Patrol, Zone
+from omniad_ros.web.places import Places
 
 PAGE = 200
 LOOK_EVERY = 1.0
@@ -44,11 +44,6 @@ class ZoneRequest(BaseModel):
 def router(places: Places) -> APIRouter:
     api = APIRouter(prefix="/api", tags=["omniad"])
 
-    def place_of(site: str) -> Place:
-        if site not in places.by_name:
-            raise HTTPException(404, f"no site '{site}' is served here")
-        return places.by_name[site]
-
     @api.get("/sites")
     def sites() -> list[dict]:
         """The sites, and how many findings they have, by state and verdict."""
@@ -65,17 +60,17 @@ def router(places: Places) -> APIRouter:
         site: str, state: Annotated[list[str], Query()] = [], before: int | None = None, limit: Annotated[int, Query(le=1000, ge=1)] = PAGE  # noqa: B006
     ) -> list[dict]:  # fmt: skip
         """Findings, newest first. before: the number of the last one of the page before."""
-        return [summary(finding) for finding in place_of(site).store.findings(state, limit, before=before)]
+        return [finding_summary(finding) for finding in places.named(site).store.findings(state, limit, before=before)]
 
     @api.get("/sites/{site}/findings/{finding}")
     def finding(site: str, finding: str) -> dict:
         """A finding with its sightings and verdicts."""
-        return finding_row(place_of(site).store.finding(finding))
+        return finding_row(places.named(site).store.finding(finding))
 
     @api.get("/sites/{site}/findings/{finding}/points")
     def points(site: str, finding: str) -> dict:
         """The sparse map around a finding: metres relative to its centre, and colours."""
-        place = place_of(site)
+        place = places.named(site)
         found = place.store.finding(finding)
         xyz, rgb = place.points_near(found.center)
         return {"xyz": xyz.round(3).ravel().tolist(), "rgb": rgb.ravel().tolist(), "size": found.size}
@@ -83,27 +78,27 @@ def router(places: Places) -> APIRouter:
     @api.post("/sites/{site}/findings/{finding}/verdict")
     def give(site: str, finding: str, said: Judgement) -> dict:
         """Say what a finding is."""
-        return summary(place_of(site).store.give(finding, said.verdict, said.who, said.comment))
+        return finding_summary(places.named(site).store.give(finding, said.verdict, said.who, said.comment))
 
     @api.delete("/sites/{site}/findings/{finding}/verdict")
     def take_back(site: str, finding: str) -> dict:
         """Take the last verdict back."""
-        return summary(place_of(site).store.take_back(finding))
+        return finding_summary(places.named(site).store.take_back(finding))
 
     @api.get("/sites/{site}/patrols")
     def patrols(site: str, before: int | None = None, limit: Annotated[int, Query(le=1000, ge=1)] = PAGE) -> list[dict]:
         """Patrols, newest first."""
-        return [patrol_row(patrol) for patrol in place_of(site).store.patrols(limit, before)]
+        return [patrol_row(patrol) for patrol in places.named(site).store.patrols(limit, before)]
 
     @api.get("/sites/{site}/patrols/{patrol}")
     def patrol(site: str, patrol: int) -> dict:
         """A patrol with its frames and sightings."""
-        store = place_of(site).store
+        store = places.named(site).store
         found = store.patrol(patrol)
         return patrol_row(found) | {
-            "frames": [{k: getattr(f, k) for k in ("stamp", "state", "x", "y", "z")} for f in found.frames],
+            "frames": [own(f, "stamp", "state", "x", "y", "z") for f in found.frames],
             "sightings": [
-                {"finding": s.finding.name} | {k: getattr(s, k) for k in ("state", "kind", "score", "views", "center", "size")}
+                {"finding": s.finding.name} | own(s, "state", "kind", "score", "views", "center", "size")
                 for s in store.sightings(patrol)
             ],
         }  # fmt: skip
@@ -111,22 +106,22 @@ def router(places: Places) -> APIRouter:
     @api.get("/sites/{site}/zones")
     def zones(site: str) -> list[dict]:
         """The zones that hold."""
-        return [zone_row(zone) for zone in place_of(site).store.zones()]
+        return [zone_row(zone) for zone in places.named(site).store.zones()]
 
     @api.post("/sites/{site}/zones", status_code=201)
     def add_zone(site: str, zone: ZoneRequest) -> dict:
         """Add a zone."""
-        return zone_row(place_of(site).store.add_zone(zone.name, zone.outline, (zone.low, zone.high), zone.who))
+        return zone_row(places.named(site).store.add_zone(zone.name, zone.outline, (zone.low, zone.high), zone.who))
 
     @api.delete("/sites/{site}/zones/{zone}")
     def remove_zone(site: str, zone: int) -> dict:
         """Take a zone away."""
-        return zone_row(place_of(site).store.remove_zone(zone))
+        return zone_row(places.named(site).store.remove_zone(zone))
 
     @api.get("/sites/{site}/export.json")
     def export_json(site: str) -> Response:
         """All findings with their sightings and verdicts."""
-        rows = [finding_row(found) for found in place_of(site).store.histories()]
+        rows = [finding_row(found) for found in places.named(site).store.histories()]
         return _file(json.dumps(rows, indent=1), "application/json", f"{site}.json")
 
     @api.get("/sites/{site}/export.csv")
@@ -137,7 +132,7 @@ def router(places: Places) -> APIRouter:
         writer.writerow(
             ("finding", "state", "verdict", "kind", "score", "x_m", "y_m", "z_m", "width_m", "depth_m", "height_m")
         )
-        for f in place_of(site).store.findings():
+        for f in places.named(site).store.findings():
             numbers = (f"{v:.3f}" for v in (f.score, *f.center, *f.size))
             writer.writerow((f.name, f.state, f.verdict, f.kind, *numbers))
         return _file(out.getvalue(), "text/csv; charset=utf-8", f"{site}.csv")
@@ -145,7 +140,7 @@ def router(places: Places) -> APIRouter:
     @api.get("/sites/{site}/crops/{name}.jpg")
     def crop(site: str, name: str) -> FileResponse:
         """A picture of a sighting, by its SHA-256."""
-        place = place_of(site)
+        place = places.named(site)
         if len(name) != 64 or not set(name) <= set("0123456789abcdef") or not place.store.crop(name).is_file():
             raise HTTPException(404, "there is no such picture")
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -154,7 +149,7 @@ def router(places: Places) -> APIRouter:
     @api.get("/sites/{site}/events")
     async def events(site: str, request: Request) -> StreamingResponse:
         """Server-sent events: one "changed" whenever something was seen or said."""
-        place = place_of(site)
+        place = places.named(site)
 
         async def stream() -> AsyncIterator[str]:
             loop, last, silent = asyncio.get_running_loop(), None, 0.0
@@ -171,18 +166,12 @@ def router(places: Places) -> APIRouter:
     return api
 
 
-def summary(finding: Finding) -> dict:
-    """A finding without its history."""
-    return {k: getattr(finding, k) for k in ("name", "kind", "state", "verdict", "score", "center", "size")}
-
-
 def patrol_row(patrol: Patrol) -> dict:
-    return {k: getattr(patrol, k) for k in ("id", "robot", "source", "version", "began", "ended")}
+    return own(patrol, "id", "robot", "source", "version", "began", "ended")
 
 
 def zone_row(zone: Zone) -> dict:
-    own = {k: getattr(zone, k) for k in ("id", "name", "low", "high", "who", "at")}
-    return own | {"outline": json.loads(zone.outline)}
+    return own(zone, "id", "name", "low", "high", "who", "at") | {"outline": json.loads(zone.outline)}
 
 
 def _file(text: str, kind: str, name: str) -> Response:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
 from omniad_ros.core.feedback import OmniadError
+from omniad_ros.living.export import own
+from omniad_ros.living.store import without_password
 from omniad_ros.web.places import Places
 
 TIMEOUT = 10.0
@@ -40,7 +42,7 @@ def mqtt(address: str) -> Callable[[dict], None]:
         parts, port = urlsplit(""), None
     topic = unquote(parts.path.strip("/"))
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or not topic or set(topic) & set("+#"):
-        raise OmniadError(f"'{_without_password(address)}' is no address of MQTT: mqtt://HOST:1883/TOPIC")
+        raise OmniadError(f"'{without_password(address)}' is no address of MQTT: mqtt://HOST:1883/TOPIC")
     try:
         from paho.mqtt import publish
     except ImportError as error:
@@ -60,11 +62,6 @@ def mqtt(address: str) -> Callable[[dict], None]:
             raise error if isinstance(error, OSError) else OSError(str(error)) from error
 
     return tell
-
-
-def _without_password(address: str) -> str:
-    head, at, tail = address.rpartition("@")
-    return f"{head.split('//')[0]}//...@{tail}" if at else address
 
 
 class Notices:
@@ -100,6 +97,6 @@ class Notices:
     def _look(self) -> None:
         for name, place in self._places.by_name.items():
             for finding in place.store.findings(after=self._known[name]):
-                keys = ("name", "kind", "state", "score", "center", "size")
-                self._tell({"event": "new finding", "site": name} | {key: getattr(finding, key) for key in keys})
+                known = own(finding, "name", "kind", "state", "score", "center", "size")
+                self._tell({"event": "new finding", "site": name, **known})
                 self._known[name] = finding.id

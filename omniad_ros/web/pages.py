@@ -13,9 +13,9 @@ from omniad_ros import __version__
 from omniad_ros.living.schema import STATES, VERDICTS
 from omniad_ros.report.data import RouteStep
 from omniad_ros.report.floorplan import clock, timeline_svg
-from omniad_ros.report.writing import LOOK
-from omniad_ros.web.places import Place, Places
-from omniad_ros.web.plan import plan_svg, tone
+from omniad_ros.report.writing import KIND_WORDS, LOOK
+from omniad_ros.web.places import Places
+from omniad_ros.web.plan import SETTLED, plan_svg, tone
 
 PAGE = 60
 """Findings of a page."""
@@ -25,7 +25,6 @@ FILTERS = {
 }  # fmt: skip
 """Of a site's findings, by the words of the address."""
 OPEN_STATES = tuple(state for state in STATES if state != "gone")
-KIND_WORDS = {"missing": "something is missing", "added": "something was added", "changed": "something changed"}
 
 
 class Pages:
@@ -58,7 +57,7 @@ class Pages:
         return self._page("sites.html", sites=rows)
 
     def site(self, site: str, show: str = "open", before: int | None = None) -> str:
-        place = self._place(site)
+        place = self.places.named(site)
         if show not in FILTERS:
             raise HTTPException(404, f"there is nothing called '{show}' to be shown; it is one of {', '.join(FILTERS)}")
         store, counts = place.store, place.store.counts()
@@ -75,7 +74,7 @@ class Pages:
         )  # fmt: skip
 
     def finding(self, site: str, finding: str, show: str = "open") -> str:
-        place = self._place(site)
+        place = self.places.named(site)
         found = place.store.finding(finding)
         states, given = _chosen(show if show in FILTERS else "open")
         older = place.store.findings(states, 1, verdicts=given, before=found.id)
@@ -88,7 +87,7 @@ class Pages:
         )  # fmt: skip
 
     def patrol(self, site: str, patrol: int) -> str:
-        place = self._place(site)
+        place = self.places.named(site)
         found = place.store.patrol(patrol)
         seen = place.store.sightings(patrol)
         route = np.array([(f.x, f.y, f.z) for f in found.frames if f.x is not None]).reshape(-1, 3)
@@ -115,11 +114,6 @@ class Pages:
                 })  # fmt: skip
         return self._page("programs.html", rows=rows)
 
-    def _place(self, site: str) -> Place:
-        if site not in self.places.by_name:
-            raise HTTPException(404, f"no site '{site}' is served here")
-        return self.places.by_name[site]
-
     def _page(self, template: str, **values) -> str:
         return self._templates.get_template(template).render(**values)
 
@@ -128,7 +122,7 @@ def _chosen(show: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     """States and verdicts of a filter."""
     return {
         "open": (OPEN_STATES, ("",)), "confirmed": (OPEN_STATES, ("confirmed",)),
-        "settled": (OPEN_STATES, ("accepted", "ignored", "false alarm")), "gone": (("gone",), None), "all": ((), None),
+        "settled": (OPEN_STATES, SETTLED), "gone": (("gone",), None), "all": ((), None),
     }[show]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.living import PatrolStore
+from omniad_ros.living.store import UnknownError
 from omniad_ros.report.floorplan import PlanFrame, background, extent_of
 from omniad_ros.site import Site, SparsePoints
 
@@ -68,6 +69,12 @@ class Places:
         if not by_name:
             raise OmniadError("give at least one site to be served")
         return Places(by_name)
+
+    def named(self, name: str) -> Place:
+        """Raises UnknownError where no site of that name is served."""
+        if name not in self.by_name:
+            raise UnknownError(f"no site '{name}' is served here")
+        return self.by_name[name]
 
     def close(self) -> None:
         for place in self.by_name.values():
