@@ -23,15 +23,18 @@ import numpy as np
 
 from omniad_ros.core.arrays import Expected, read_arrays
 from omniad_ros.core.feedback import OmniadError
-from omniad_ros.core.files import check_empty, disk_errors, read_json, regular_files, sha256, write_json
+from omniad_ros.core.files import check_empty, disk_errors, hashes, read_json, regular_files, sha256, write_json
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.core.images import MAX_SIDE, read_image
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "omniad-site"
-VERSION = 1
+PLAIN, VERSION = 1, 2
+"""Formats of site.json: one whose stages lie in folders of their own names, and one that says where they lie (`versions`)."""
 STAGES = ("survey", "map", "radiance", "detector")
+VERSIONS = "versions"
+"""The folder of a site in which its later versions lie, and what each version is."""
 MAP_FRAME = "map"
 LARGEST_SIDE = 1600
 """Pixels: larger images are reduced before anything looks at them; feature extraction gains nothing beyond, and needs minutes more."""
@@ -55,7 +58,8 @@ class _Head(msgspec.Struct):
 
 
 class _Manifest(_Head, kw_only=True, omit_defaults=True):
-    """site.json. longest_side is absent from sites that were built before it was noted."""
+    """site.json. longest_side is absent from sites that were built before it was noted; folders: of the stages that do not lie
+    under their own names; the rest is said in `versions.Version`."""
 
     source: str
     frames: dict[str, str]
@@ -63,6 +67,11 @@ class _Manifest(_Head, kw_only=True, omit_defaults=True):
     files: dict[str, str]
     camera: Camera | None = None
     longest_side: WorkingSize | None = None
+    folders: dict[str, str] = {}
+    number: Annotated[int, msgspec.Meta(ge=1)] = 1
+    made: float = 0.0
+    changes: str = ""
+    taken_in: list[int] = []
 
 
 class _DetectorOptions(msgspec.Struct):
@@ -205,12 +214,6 @@ def _read(path: Path, type):
         raise OmniadError(f"{error}; copy the site again or build it again") from None
 
 
-def _unfinished(name: str) -> bool:
-    """Whether a file of a site is what an interrupted stage left, to go on with."""
-    top = name.partition("/")[0]
-    return top.startswith(".site.json") or top in {f".{stage}" for stage in STAGES}
-
-
 def _stays_in(folder: Path, base: Path, name: str) -> bool:
     """Whether a relative name, seen from ``base`` and with its "..", stays in a folder; links are not followed."""
     place = Path(os.path.abspath(base / name))
@@ -241,7 +244,7 @@ class Site:
         if longest_side < SMALLEST_SIDE:
             raise OmniadError(f"a site's longest side must be at least {SMALLEST_SIDE} pixels, not {longest_side}")
         check_empty(path)
-        site = cls(path, {"format": FORMAT, "version": VERSION, "source": source,
+        site = cls(path, {"format": FORMAT, "version": PLAIN, "source": source,
                           "longest_side": longest_side,
             "frames": {"map": MAP_FRAME, "camera": "optical"}, "camera": None, "stages": {}, "files": {}})  # fmt: skip
         with disk_errors(path):
@@ -261,7 +264,7 @@ class Site:
             raise OmniadError(
                 f"{path} is not a site: it has no site.json (build one with 'omniad build SURVEY --out {path}')"
             )
-        manifest = cls._read_manifest(path)
+        manifest = cls.read_manifest(path / "site.json")
         missing = [stage for stage in STAGES if stage not in manifest["stages"]]
         if complete and missing:
             raise OmniadError(
@@ -273,8 +276,9 @@ class Site:
         return site
 
     @staticmethod
-    def _read_manifest(path: Path) -> dict:
-        file = path / "site.json"
+    def read_manifest(file: Path, path: Path | None = None) -> dict:
+        """What a site.json says, of the site that lies at ``path``, or where the file does. Raises OmniadError."""
+        path = path or file.parent
         head = _read(file, _Head)
         if head.format != FORMAT:
             raise OmniadError(f"{file} does not describe a site")
@@ -283,7 +287,7 @@ class Site:
                 f"{path} was written by a newer omniad_ros (site format {head.version}, this one reads up to {VERSION}); update omniad_ros"
             )
         manifest = _read(file, _Manifest)
-        for name in manifest.files:
+        for name in (*manifest.files, *manifest.folders.values()):
             if not _stays_in(path, path, name):
                 raise OmniadError(f"{file} names a file outside the site: {name}")
         if "survey" in manifest.stages and manifest.camera is None:
@@ -306,11 +310,20 @@ class Site:
                 raise OmniadError(f"{file} was altered since the site was built; copy it again or build the site again")
         unlisted = {name: file for name, file in found.items() if name not in self.manifest["files"]}
         for name, file in unlisted.items():
-            if name.partition("/")[0] in STAGES:
+            if any(name.startswith(f"{self.folder(stage)}/") for stage in STAGES):
                 raise OmniadError(f"{file} is not listed in site.json; remove it or build the site again")
-        beside = [file for name, file in unlisted.items() if name != "site.json" and not _unfinished(name)]
+        beside = [file for name, file in unlisted.items() if name != "site.json" and not self._known(name)]
         if beside:  # a report, say, of somebody who stood in the site's folder
             logger.warning("%s is not a part of the site, and is not looked at", beside[0])
+
+    def _known(self, name: str) -> bool:
+        """Whether an unlisted file is what an interrupted stage left, to go on with, or another version's."""
+        top = name.partition("/")[0]
+        return top.startswith(".site.json") or top in {VERSIONS, *STAGES, *(f".{stage}" for stage in STAGES)}
+
+    def folder(self, stage: str) -> str:
+        """Where a stage lies, relative to the site: under its own name, but in later versions."""
+        return self.manifest.get("folders", {}).get(stage, stage)
 
     def has(self, stage: str) -> bool:
         return stage in self.manifest["stages"]
@@ -327,18 +340,15 @@ class Site:
         names at its top that begin with '.' are removed at the end. ``info`` may be filled by the block; it goes to site.json.
         """
         info = {} if info is None else info
-        work, final = self.path / f".{name}", self.path / name
+        folder = self.folder(name)
+        work, final = self.path / f".{name}", self.path / folder
         with disk_errors(self.path):
             work.mkdir(exist_ok=True)
             yield work
             for leftover in list(work.glob(".*")):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            files = {k: v for k, v in self.manifest["files"].items() if not k.startswith(f"{name}/")}
-            files |= {
-                f"{name}/{file.relative_to(work).as_posix()}": sha256(file)
-                for file in sorted(work.rglob("*"))
-                if file.is_file()
-            }
+            files = {k: v for k, v in self.manifest["files"].items() if not k.startswith(f"{folder}/")}
+            files |= hashes(work, folder)
             manifest = {**self.manifest, "files": files, "stages": {**self.manifest["stages"], name: info}}
             if name == "survey":
                 manifest["camera"] = read_transforms(work / "transforms.json", self.path).camera.to_dict()
@@ -348,6 +358,9 @@ class Site:
             work.rename(final)
             os.replace(self.path / ".site.json", self.path / "site.json")
             self.manifest = manifest
+            kept = self.path / VERSIONS / str(manifest.get("number", 1)) / "site.json"
+            if kept.is_file():
+                write_json(kept, manifest)
 
     @property
     def camera(self) -> Camera:
@@ -375,20 +388,20 @@ class Site:
 
     @property
     def map_dir(self) -> Path:
-        return self.path / "map"
+        return self.path / self.folder("map")
 
     @property
     def radiance_dir(self) -> Path:
-        return self.path / "radiance"
+        return self.path / self.folder("radiance")
 
     @property
     def detector_dir(self) -> Path:
-        return self.path / "detector"
+        return self.path / self.folder("detector")
 
     @property
     def survey(self) -> PosedImages:
         """The survey's images with their prior poses."""
-        return read_transforms(self.path / "survey" / "transforms.json", self.path)
+        return read_transforms(self.path / self.folder("survey") / "transforms.json", self.path)
 
     @property
     def mapped(self) -> PosedImages:

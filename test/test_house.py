@@ -12,7 +12,7 @@ pytestmark = pytest.mark.quick
 
 ROOT = Path(omniad_ros.__file__).parent
 FLOORS = (
-    ("core", "renamed"), ("site",), ("recordings", "mapping", "reference", "detection"), ("building", "patrol"),
+    ("core", "renamed"), ("site", "versions"), ("recordings", "mapping", "reference", "detection"), ("building", "patrol"),
     ("living",), ("report", "evaluation", "lab"), ("ros", "web"), ("commands",), ("cli",),
 )  # fmt: skip
 FLOOR = {unit: level for level, units in enumerate(FLOORS) for unit in units}

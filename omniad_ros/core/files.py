@@ -145,6 +145,12 @@ def sha256(path: Path) -> str:
         )
 
 
+def hashes(folder: Path, name: str) -> dict[str, str]:
+    """SHA-256 of all files below a folder, by their names as the folder is to be called."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {f"{name}/{file.relative_to(folder).as_posix()}": sha256(file) for file in files}
+
+
 def _sha256_blocks(file) -> str:  # Python 3.10 has no file_digest
     digest = hashlib.sha256()
     while block := file.read(1 << 20):

@@ -117,6 +117,34 @@ class Pose:
         return Pose(slerp(np.clip(fraction, 0.0, 1.0)).as_matrix(), translation)
 
 
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Along the axes of the map: its corners low and high, (3,) metres."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+    def grown(self, metres: float) -> Box:
+        """The same, larger by so much on each side."""
+        return Box(self.low - metres, self.high + metres)
+
+    def holds(self, points: np.ndarray) -> np.ndarray:
+        """bool (...): which of the points (..., 3) lie in it."""
+        return ((points >= self.low) & (points <= self.high)).all(-1)
+
+    def span(self, eye: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How far along ``directions`` (..., 3) rays from ``eye`` (3,) enter it, 0 at the least, and leave it, both (...): they meet
+        it where they leave it later than they enter it."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            first, second = (self.low - eye) / directions, (self.high - eye) / directions
+            start = np.maximum(np.nanmax(np.minimum(first, second), axis=-1), 0.0)
+            return start, np.nanmin(np.maximum(first, second), axis=-1)
+
+    def corners(self) -> np.ndarray:
+        """(8, 3)."""
+        return np.array(np.meshgrid(*zip(self.low, self.high, strict=True))).reshape(3, -1).T
+
+
 def rows_of(pose: Pose | None) -> list[list[float]] | None:
     """A pose's (4, 4) matrix as JSON holds it; None for None."""
     return None if pose is None else pose.matrix().tolist()

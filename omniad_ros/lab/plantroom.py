@@ -6,6 +6,8 @@ decides five things that are wrong. The same seed without anomalies is the same 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mujoco
 import numpy as np
 
@@ -27,11 +29,13 @@ CAMERA = Camera.from_fov(640, 480, np.radians(75))
 class PlantRoom:
     """One plant room; world frame: z up from the floor, origin in the island's middle.
 
-    anomalies: plant the seed's five anomalies. light: how far the light differs from that of the survey, 0 (the same) to
+    anomalies: plant the seed's five anomalies, or these. light: how far the light differs from that of the survey, 0 (the same) to
     about 1 (lamps dimmed, warmer and elsewhere). camera: what `image` renders for.
     """
 
-    def __init__(self, seed: int, anomalies: bool = False, light: float = 0.0, camera: Camera = CAMERA):
+    def __init__(
+        self, seed: int, anomalies: bool | Sequence[Anomaly] = False, light: float = 0.0, camera: Camera = CAMERA
+    ):
         self.seed, self.camera = seed, camera
         spec = mujoco.MjSpec()
         spec.compiler.degree = False
@@ -49,12 +53,13 @@ class PlantRoom:
         spec.worldbody.add_body(name="eye", mocap=True).add_camera(name="eye")
         hidden = [*strays, *spills, "tank/level low", "robot"]
         self.stage = Stage(builder.compile(), camera, hidden)
-        self.anomalies: list[Anomaly] = []
-        if anomalies:
-            self.anomalies = plan(
-                self.stage, np.random.default_rng([seed, 1]), standing, crates, strays, spills, free[4:]
-            )
+        self._movable = standing, crates, strays, spills, free[4:]
+        self.anomalies = self.planned([seed, 1]) if anomalies is True else list(anomalies or ())
         self.stage.edit(edit for anomaly in self.anomalies for edit in anomaly.edits)
+
+    def planned(self, seed: int | list[int]) -> list[Anomaly]:
+        """Five things that may be wrong."""
+        return plan(self.stage, np.random.default_rng(seed), *self._movable)
 
     def close(self) -> None:
         """Free the graphics memory."""

@@ -164,16 +164,23 @@ class Stage:
         geom = (pairs[..., 1] == int(mujoco.mjtObj.mjOBJ_GEOM)) & (pairs[..., 0] >= 0)
         return np.where(geom, self.model.geom_bodyid[np.where(geom, pairs[..., 0], 0)], -1).astype(np.int32)
 
-    def compare(self, pose: Pose, groups: Sequence[Sequence[Edit]]) -> tuple[np.ndarray, np.ndarray]:
+    def compare(
+        self,
+        pose: Pose,
+        groups: Sequence[Sequence[Edit]],
+        before: Sequence[Edit] = (),
+        now: Sequence[Edit] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The world with all edits from ``pose``: (image uint8 (H, W, 3), labels uint8 (H, W)).
 
         Labels are 1 + the index of the group of edits that visibly changed a pixel, 0 where none did. A pixel is changed
         where an edited body is seen in either state and the body or its colour is not the same; the mere shadows of a
         change are not part of it. The world is left with the edits applied.
+        before, now: edits of the two states, where they are not none and those of all groups.
         """
-        self.edit(())
+        self.edit(before)
         normal, normal_ids = self.image(pose), self.body_ids(pose)
-        self.edit([edit for group in groups for edit in group])
+        self.edit([edit for group in groups for edit in group] if now is None else now)
         image, ids = self.image(pose), self.body_ids(pose)
         differs = (ids != normal_ids) | (np.abs(image.astype(int) - normal).max(-1) > VISIBLE_DIFFERENCE)
         labels = np.zeros(ids.shape, np.uint8)

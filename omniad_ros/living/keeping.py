@@ -61,6 +61,8 @@ class PatrolKeeper:
         self.store = store
         self.known: dict[int, Known] = {}
         """By the ids of tracks."""
+        self._taken_in = site.manifest.get("taken_in", [])
+        """Accepted findings that are normal now: what is seen there is another thing."""
         self._facts = dict(robot=robot, source=source, version=version_of(site))
         self._written: dict[int, tuple] = {}
         self._pictured: dict[int, tuple] = {}
@@ -122,7 +124,7 @@ class PatrolKeeper:
         self.known = {track: Known.of(finding, state) for track, state, finding in own}
         met = {finding.id for _, _, finding in own}
         there = select(Finding).where(Finding.site == self.store.site, Finding.state != "gone")
-        self._open = {f.id: f for f in session.scalars(there) if f.id not in met}
+        self._open = {f.id: f for f in session.scalars(there) if f.id not in met.union(self._taken_in)}
 
     def _add_frame(self, session: Session, stamp: float, inspection: Inspection) -> None:
         x, y, z = (None,) * 3 if inspection.pose is None else map(float, inspection.pose.translation)
@@ -169,7 +171,7 @@ class PatrolKeeper:
         """The finding that a new sighting is of; says so in both."""
         taken = select(Sighting.finding_id).where(Sighting.patrol_id == self.patrol.id)
         others = session.scalars(select(Finding).where(Finding.site == self.store.site, Finding.id.not_in(taken))).all()
-        finding = recognised(own, looks, others)
+        finding = recognised(own, looks, [other for other in others if other.id not in self._taken_in])
         if finding is None:
             finding = Finding(
                 site=self.store.site, kind=own.kind, state="new", verdict="", score=own.score, peak=0.0, farthest=0.0, looks=looks,

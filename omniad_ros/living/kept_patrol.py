@@ -6,6 +6,7 @@ import time
 
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.living.keeping import Known, PatrolKeeper
+from omniad_ros.living.photographs import PhotographKeeper
 from omniad_ros.living.settled import Settled
 from omniad_ros.living.store import PatrolStore
 from omniad_ros.patrol.session import PatrolFrame, PatrolSession
@@ -29,7 +30,9 @@ class KeptPatrol:
     def __init__(self, site: Site, session: PatrolSession, database: str, *, robot: str, source: str, key: str = ""):
         self.store = PatrolStore.of_site(site.path, database)
         self.session, self.trouble = session, ""
+        self._taken_in = site.manifest.get("taken_in", [])
         self.keeper = PatrolKeeper(self.store, site, robot, source, key)
+        self.photographs = PhotographKeeper(site.path, self.keeper.patrol.id)
         self.settled = Settled([])
         self._changes, self._looked_at = None, 0.0
         self.look(at_once=True)
@@ -43,8 +46,12 @@ class KeptPatrol:
 
     def add(self, frame: PatrolFrame) -> None:
         """Keep an inspected frame."""
-        self._try(lambda: self.keeper.add(frame.stamp / SECOND, frame.camera, frame.inspection))
+        self._try(lambda: self._add(frame))
         self.look()
+
+    def _add(self, frame: PatrolFrame) -> None:
+        self.keeper.add(frame.stamp / SECOND, frame.camera, frame.inspection)
+        self.photographs.add(frame)
 
     def look(self, at_once: bool = False) -> None:
         """Take in what people have said meanwhile: it counts from the next frame on."""
@@ -57,7 +64,7 @@ class KeptPatrol:
         changes = self.store.changes()
         if changes == self._changes:
             return
-        self.settled = Settled.of(self.store)
+        self.settled = Settled.of(self.store, self._taken_in)
         self.keeper.refresh()
         self.session.inspector.settle = self.settled
         self._changes = changes

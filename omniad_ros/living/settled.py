@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.core.geometry import Box, Camera, Pose
 from omniad_ros.living.schema import ACCEPTED, FALSE_ALARM, IGNORED, Finding
 from omniad_ros.living.store import PatrolStore
 
@@ -24,20 +25,19 @@ CELLS, SAMPLES = 96, 16
 
 @dataclass(frozen=True, eq=False)
 class SettledPlace:
-    """low, high: (3,) metres, corners of its box; inside: bool (CELLS, CELLS), by y and x, which part of that belongs to it, None for
-    all; level: probability up to which nothing is raised, infinite for whatever it is."""
+    """box: around it; inside: bool (CELLS, CELLS), by y and x, which part of that belongs to it, None for all; level: probability up
+    to which nothing is raised, infinite for whatever it is."""
 
-    low: np.ndarray
-    high: np.ndarray
+    box: Box
     inside: np.ndarray | None
     level: float
 
     def holds(self, points: np.ndarray) -> np.ndarray:
         """bool (...): which of the points (..., 3) lie in it."""
-        within = ((points >= self.low) & (points <= self.high)).all(-1)
+        within, (low, high) = self.box.holds(points), (self.box.low, self.box.high)
         if self.inside is None:
             return within
-        cells = ((points - self.low) / (self.high - self.low) * CELLS)[..., :2]
+        cells = ((points - low) / (high - low) * CELLS)[..., :2]
         column, row = np.moveaxis(np.clip(cells, 0, CELLS - 1).astype(int), -1, 0)
         return within & self.inside[row, column]
 
@@ -49,6 +49,12 @@ def level_of(finding: Finding) -> float:
     return finding.peak + STRONGER * (1 - finding.peak) if finding.verdict == FALSE_ALARM else 0.0
 
 
+def box_of(finding: Finding) -> Box:
+    """The part of the map that a finding's verdict is of."""
+    half = np.array(finding.size) * (0.5 + SHARE) + SLACK
+    return Box(np.array(finding.center) - half, np.array(finding.center) + half)
+
+
 class Settled:
     """The places of a site that raise nothing, as they are now."""
 
@@ -56,21 +62,22 @@ class Settled:
         self.places = places
 
     @staticmethod
-    def of(store: PatrolStore) -> Settled:
-        """Raises OmniadError where the database cannot be read."""
+    def of(store: PatrolStore, taken_in: Collection[int] = ()) -> Settled:
+        """taken_in: ids of the accepted findings that are a part of what is normal: what is seen there now is another thing.
+
+        Raises OmniadError where the database cannot be read."""
         places = []
         for finding in store.findings():
-            if level := level_of(finding):
-                half = np.array(finding.size) * (0.5 + SHARE) + SLACK
-                center = np.array(finding.center)
-                places.append(SettledPlace(center - half, center + half, None, level))
+            if finding.id not in taken_in and (level := level_of(finding)):
+                places.append(SettledPlace(box_of(finding), None, level))
         for zone in store.zones():
             outline = np.array(json.loads(zone.outline))
             low, high = outline.min(0), outline.max(0)
             grid = np.zeros((CELLS, CELLS), np.uint8)
             corners = (outline - low) / np.maximum(high - low, 1e-6) * (CELLS - 1)
             cv2.fillPoly(grid, [np.round(corners).astype(np.int32)], 1)
-            places.append(SettledPlace(np.array([*low, zone.low]), np.array([*high, zone.high]), grid > 0, np.inf))
+            box = Box(np.array([*low, zone.low]), np.array([*high, zone.high]))
+            places.append(SettledPlace(box, grid > 0, np.inf))
         return Settled(places)
 
     def covers(self, center: np.ndarray) -> bool:
@@ -86,7 +93,7 @@ class Settled:
         levels = None
         directions = None
         for place in self.places:
-            if not _in_view(place, camera, pose):
+            if not in_view(place.box, camera, pose):
                 continue
             if directions is None:
                 directions = camera.directions() @ pose.rotation.T
@@ -96,10 +103,9 @@ class Settled:
         return levels
 
 
-def _in_view(place: SettledPlace, camera: Camera, pose: Pose) -> bool:
-    """Whether a place's box may be in view."""
-    corners = np.array(np.meshgrid(*zip(place.low, place.high, strict=True))).reshape(3, -1).T
-    seen = pose.inverse().apply(corners)
+def in_view(box: Box, camera: Camera, pose: Pose) -> bool:
+    """Whether a box may be in view."""
+    seen = pose.inverse().apply(box.corners())
     if (seen[:, 2] <= 0).all():
         return False
     if (seen[:, 2] <= 0.01).any():
@@ -110,10 +116,8 @@ def _in_view(place: SettledPlace, camera: Camera, pose: Pose) -> bool:
 
 def _met(place: SettledPlace, eye: np.ndarray, directions: np.ndarray, far: np.ndarray) -> np.ndarray:
     """bool (h, w): which rays from ``eye`` along ``directions`` (h, w, 3) meet the place before ``far`` (h, w)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        first, second = (place.low - eye) / directions, (place.high - eye) / directions
-        start = np.maximum(np.nanmax(np.minimum(first, second), axis=-1), 0.0)
-        end = np.minimum(np.nanmin(np.maximum(first, second), axis=-1), far)
+    start, end = place.box.span(eye, directions)
+    end = np.minimum(end, far)
     met = end > start
     if place.inside is None or not met.any():
         return met

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 from safetensors.numpy import save_file
 
 from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
@@ -150,36 +152,51 @@ def _extract(survey: PosedImages, source: FeatureSource, path: Path, progress: P
 def _write(mapped: Mapped, survey: PosedImages, seen: _Seen, out: Path) -> dict:
     """Write model, transforms.json and points.safetensors; returns the map's figures."""
     model = mapped.model
+    registered = set(model.reg_image_ids())
+    for point in model.points3D.values():
+        track = [e for e in point.track.elements if e.image_id in registered]
+        shades = np.array([seen.colors[e.image_id - 1][e.point2D_idx] for e in track])
+        point.color = np.round(shades.mean(0)).astype(np.uint8)
+    files = {i: survey.root / survey.names[i - 1] for i in registered}
+    observations = write_model(model, files, {i: seen.keypoints[i - 1] for i in registered}, out)
+    left_out = [survey.names[i] for i in range(len(survey)) if i + 1 not in registered]
+    camera = colmap.camera_of(model.cameras[model.images[min(registered)].camera_id])
+    return {
+        "images": len(survey), "registered": len(registered), "left_out": left_out[:20], "points": len(model.points3D), "observations": observations,
+        "camera": camera.to_dict(), "reprojection_px": round(model.compute_mean_reprojection_error(), 3), "scale": mapped.scale,
+        "prior_fit": None if mapped.position_error is None else {
+            "median_m": round(mapped.position_error, 4), "median_deg": round(mapped.rotation_error, 3)},
+    }  # fmt: skip
+
+
+def write_model(
+    model: pycolmap.Reconstruction, files: Mapping[int, Path], keypoints: Mapping[int, np.ndarray], out: Path
+) -> int:
+    """Write a model with its colours into a map's directory, and what is read without COLMAP: transforms.json, points.safetensors.
+
+    files, keypoints (N, 2): of each registered image, by its id. Returns the number of observations.
+    """
     ids = sorted(model.reg_image_ids())
     index_of = {image_id: index for index, image_id in enumerate(ids)}
     point_ids = sorted(model.points3D)
-    image, point, pixel, rgb = [], [], [], []
+    image, point, pixel = [], [], []
     for number, point_id in enumerate(point_ids):
-        track = [e for e in model.points3D[point_id].track.elements if e.image_id in index_of]
-        shades = np.array([seen.colors[e.image_id - 1][e.point2D_idx] for e in track])
-        rgb.append(shades.mean(0))
-        model.points3D[point_id].color = np.round(shades.mean(0)).astype(np.uint8)
-        for e in track:
-            image.append(index_of[e.image_id])
-            point.append(number)
-            pixel.append(seen.keypoints[e.image_id - 1][e.point2D_idx])
+        for e in model.points3D[point_id].track.elements:
+            if e.image_id in index_of:
+                image.append(index_of[e.image_id])
+                point.append(number)
+                pixel.append(keypoints[e.image_id][e.point2D_idx])
     save_file({
         "xyz": np.array([model.points3D[i].xyz for i in point_ids], np.float32).reshape(-1, 3),
-        "rgb": np.array(rgb).reshape(-1, 3).round().astype(np.uint8),
+        "rgb": np.array([model.points3D[i].color for i in point_ids], np.uint8).reshape(-1, 3),
         "image": np.array(image, np.int32), "point": np.array(point, np.int32),
         "pixel": np.array(pixel, np.float32).reshape(-1, 2),
     }, out / "points.safetensors")  # fmt: skip
     (out / MODEL).mkdir()
     model.write_binary(out / MODEL)
     poses = tuple(colmap.pose_of(model.images[i]) for i in ids)
-    names = tuple(survey.names[i - 1] for i in ids)
     cameras = [colmap.camera_of(model.cameras[model.images[i].camera_id]) for i in ids]
     different = cameras if len(model.cameras) > 1 else ()
-    write_transforms(out / "transforms.json", PosedImages(cameras[0], survey.root, names, poses), cameras=different)
-    left_out = [survey.names[i] for i in range(len(survey)) if i + 1 not in index_of]
-    return {
-        "images": len(survey), "registered": len(ids), "left_out": left_out[:20], "points": len(point_ids), "observations": len(image),
-        "camera": cameras[0].to_dict(), "reprojection_px": round(model.compute_mean_reprojection_error(), 3), "scale": mapped.scale,
-        "prior_fit": None if mapped.position_error is None else {
-            "median_m": round(mapped.position_error, 4), "median_deg": round(mapped.rotation_error, 3)},
-    }  # fmt: skip
+    names = tuple(str(files[i].absolute()) for i in ids)
+    write_transforms(out / "transforms.json", PosedImages(cameras[0], out, names, poses), cameras=different)
+    return len(image)

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.mapping import absolute_pose
-from omniad_ros.mapping.features import Features, Tolerances
+from omniad_ros.mapping.features import Features, FeatureSource, Tolerances
 from omniad_ros.mapping.stored_map import StoredMap
 from omniad_ros.site import SparsePoints
 
@@ -118,6 +118,11 @@ class Localizer:
     def points(self) -> SparsePoints:
         return self._map.points
 
+    @property
+    def source(self) -> FeatureSource:
+        """What features the map has."""
+        return self._map.source
+
     def localize(self, image: np.ndarray, camera: Camera, prior: Pose | None = None) -> Localization:
         """Localize a frame.
 
@@ -147,6 +152,14 @@ class Localizer:
                 if found is not None:
                     return self._localization(frame, found, camera, "relocalized")
         return Localization(None, None, 0, "lost")
+
+    def observed(self, image: np.ndarray, camera: Camera, pose: Pose) -> tuple[Features, np.ndarray, np.ndarray]:
+        """Which of the map's points a frame (as of `localize`) shows from a known pose: its features, and of each match the indices
+        (M,) of the keypoint and of the point."""
+        frame = self._map.source.extract(image)
+        expected = self._map.appearance(self._map.near(pose, self.options.neighbours))
+        tolerance = Tolerances.for_size(camera.width, camera.height).match
+        return frame, *self._guided(frame, camera, pose, expected, tolerance)
 
     def _localization(self, frame: Features, found: _Solution, camera: Camera, verdict: str) -> Localization:
         covariance = absolute_pose.covariance(
@@ -296,7 +309,21 @@ class Localizer:
         radius: float,
         shift=(0.0, 0.0),
     ) -> _Matches:
-        """Guided matches: the most similar keypoint within ``radius`` pixels of where each expected point should be.
+        """Guided matches, see `_guided`."""
+        row, point = self._guided(frame, camera, pose, expected, radius, shift)
+        return _Matches(frame.keypoints[row], point)
+
+    def _guided(
+        self,
+        frame: Features,
+        camera: Camera,
+        pose: Pose,
+        expected: tuple[np.ndarray, np.ndarray],
+        radius: float,
+        shift=(0.0, 0.0),
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The most similar keypoint within ``radius`` pixels of where each expected point should be: indices (K,) of keypoints and of
+        points, none twice.
 
         expected: points (M,) and their descriptors (M, D); shift: seek every point so many pixels off its place.
         """
@@ -314,7 +341,7 @@ class Localizer:
         kept = order[
             np.intersect1d(np.unique(row[order], return_index=True)[1], np.unique(column[order], return_index=True)[1])
         ]
-        return _Matches(frame.keypoints[row[kept]], point[column[kept]])
+        return row[kept], point[column[kept]]
 
 
 def _inside(pixels: np.ndarray, camera: Camera) -> np.ndarray:

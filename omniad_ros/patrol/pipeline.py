@@ -72,7 +72,7 @@ class Inspection:
 
     pose: the refined ``map_from_camera``, or the prior where refining failed (then `localization.pose` is None);
     reference: the view that the frame was compared with, at working size, None where there is none; heatmap: float32 (H, W) in
-    [0, 1]; independent: the same from this frame alone, without what earlier frames said; mask: uint8 (H, W), 255 anomalous, 128
+    [0, 1]; independent: the same from this frame alone, without what earlier frames said; raw: that without what people said, too; mask: uint8 (H, W), 255 anomalous, 128
     not covered by the survey, 64 accepted or ignored by somebody's verdict, 0 normal; detections: of this frame, in its pixels; tracks: all known so far; state: `ok`, `degraded`
     (no reference view or no refined pose: less is known; or a frame that is not believed, of which nothing is said) or `lost` (nothing is said of the place); message: why, or what small
     things an `ok` frame is too blurred for, else empty; ms: milliseconds a stage.
@@ -89,6 +89,7 @@ class Inspection:
     state: str = "ok"
     message: str = ""
     ms: dict[str, float] = field(default_factory=dict)
+    raw: np.ndarray | None = None
 
 
 class Inspector:
@@ -194,7 +195,7 @@ class Inspector:
         looked, seen_by = (
             (resized(image, *reference.detail.shape[1::-1]), detail_camera) if twice else (small, small_camera)
         )
-        heatmap = self.detector.heatmap(looked, reference, options.whole_frame)
+        heatmap = raw = self.detector.heatmap(looked, reference, options.whole_frame)
         heatmap, settled = self._settled(heatmap, reference, small_camera, pose)
         independent = heatmap
         detections: list[Detection] = []
@@ -244,7 +245,7 @@ class Inspector:
         return Inspection(
             pose, localization, reference, resized(heatmap, *size), resized(independent, *size), resized_map(mask, *size),
             [_to_frame(detection, seen_by, camera) for detection in detections], self.tracker.tracks,
-            state, message, {**lap.ms, "total": sum(lap.ms.values())},
+            state, message, {**lap.ms, "total": sum(lap.ms.values())}, resized(raw, *size),
         )  # fmt: skip
 
     def _settled(

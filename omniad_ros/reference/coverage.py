@@ -6,6 +6,8 @@ made up behind things, or floats where few photographs look, is not covered, nor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from omniad_ros.core.geometry import Camera, Pose
@@ -26,6 +28,17 @@ def seen(grid: Grid, cell: np.ndarray, directions: np.ndarray) -> np.ndarray:
 
 def examine(field, camera: Camera, poses: list[Pose]) -> None:
     """Fill in ``views`` and ``along`` of the grid of a `GridField` from the views it was trained on."""
+    views, along = seen_by(field, camera, poses)
+    field.grid.views, field.grid.along = views, along
+
+
+def seen_by(
+    field, camera: Camera, poses: list[Pose], usable: Sequence[np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """``views`` (B, 8) uint8 and ``along`` (B, 8) uint32 of the grid of a `GridField`, as these views make them.
+
+    usable: bool (h, w) of each view, the pixels that count; None for all.
+    """
     grid = field.grid
     local = camera.directions().reshape(-1, 3)
     local /= np.linalg.norm(local, axis=1, keepdims=True)
@@ -37,6 +50,8 @@ def examine(field, camera: Camera, poses: list[Pose]) -> None:
         origins = np.ascontiguousarray(np.broadcast_to(pose.translation, directions.shape), np.float32)
         hits = field.rays(origins, directions)
         solid = hits.opacity > 0.5
+        if usable is not None:
+            solid &= usable[index].reshape(-1)
         part, points = _part(hits.cell[solid]), origins[solid] + hits.distance[solid, None] * directions[solid]
         met += np.bincount(part, minlength=count)
         for axis in range(3):
@@ -52,7 +67,7 @@ def examine(field, camera: Camera, poses: list[Pose]) -> None:
     views, along = np.zeros((len(grid), PARTS), np.float32), np.zeros((len(grid), PARTS), np.uint32)
     views.reshape(-1)[parts], along.reshape(-1)[parts] = sure, sides
     _fill(views, along, (met > 0).reshape(-1, PARTS))
-    grid.views, grid.along = np.minimum(views, 255).astype(np.uint8), along
+    return np.minimum(views, 255).astype(np.uint8), along
 
 
 def _part(cell: np.ndarray) -> np.ndarray:

@@ -88,10 +88,13 @@ class Hits:
 
 
 class GridField:
-    """Renders a `Grid` with its shader. ``near``: distance at which rays begin, in metres."""
+    """Renders a `Grid` with its shader. ``near``: distance at which rays begin, in metres; steps: the lowest feature and the step to the
+    next (C,) each, with which it was stored, so that it is stored again as it was; None where it never was."""
 
-    def __init__(self, grid: Grid, shader: dict[str, np.ndarray], near: float):
-        self.grid, self.shader, self.near = grid, shader, near
+    def __init__(
+        self, grid: Grid, shader: dict[str, np.ndarray], near: float, steps: tuple[np.ndarray, np.ndarray] | None = None
+    ):
+        self.grid, self.shader, self.near, self.steps = grid, shader, near, steps
 
     def rays(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
         """What rays from ``origins`` along unit ``directions``, both float32 (R, 3) in the map, end at."""
@@ -131,7 +134,7 @@ class GridField:
         tensors = {
             "positions": grid.positions[1:].astype(np.int16), "kept": np.packbits(kept),
             "density": grid.density[kept].astype(np.float16), "views": grid.views, "along": grid.along, "sky": grid.sky,
-            **_quantized(grid.features[kept]), **self.shader,
+            **_quantized(grid.features[kept], self.steps), **self.shader,
         }  # fmt: skip
         write_atomically(
             directory / "weights.safetensors", save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
@@ -171,7 +174,7 @@ class GridField:
             grid.views, grid.along = tensors["views"], tensors["along"]
             grid.occupy(1e-3)
             shader = {name: tensor for name, tensor in tensors.items() if name.startswith("shader.")}
-            return GridField(grid, shader, info.near)
+            return GridField(grid, shader, info.near, (tensors["feature_low"], tensors["feature_step"]))
         except OmniadError:
             raise
         except Exception as error:
@@ -180,10 +183,12 @@ class GridField:
             ) from error
 
 
-def _quantized(features: np.ndarray) -> dict[str, np.ndarray]:
-    """Features (n, C) as bytes between their outermost 0.1 percentiles."""
-    low, high = np.percentile(features, [0.1, 99.9], axis=0) if len(features) else np.zeros((2, FEATURES))
-    step = np.maximum(high - low, 1e-6) / 255
+def _quantized(features: np.ndarray, steps: tuple[np.ndarray, np.ndarray] | None) -> dict[str, np.ndarray]:
+    """Features (n, C) as bytes, in given steps, or in those between their outermost 0.1 percentiles."""
+    if steps is None:
+        low, high = np.percentile(features, [0.1, 99.9], axis=0) if len(features) else np.zeros((2, FEATURES))
+        steps = low, np.maximum(high - low, 1e-6) / 255
+    low, step = steps
     scaled = np.clip(np.rint((features - low) / step), 0, 255).astype(np.uint8)
     return {"features": scaled, "feature_low": low.astype(np.float32), "feature_step": step.astype(np.float32)}
 

@@ -11,6 +11,7 @@ over too: the same is normal in the next frame.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from safetensors.numpy import save_file
 
 from omniad_ros.core.arrays import Expected, read_arrays
 from omniad_ros.core.feedback import OmniadError
-from omniad_ros.core.geometry import Camera, Pose
+from omniad_ros.core.geometry import Box, Camera, Pose
 from omniad_ros.core.images import resized, resized_map
 from omniad_ros.reference.field import Rendering
 from omniad_ros.reference.full_size import FullSize
@@ -45,7 +46,7 @@ _FILE = {
 class RedrawOptions:
     """How a reference view is redrawn.
 
-    kept: photographs that a site keeps, of longer surveys every n-th; asked: photographs that are asked for the depth of what
+    kept: photographs that a site keeps, of longer surveys every n-th; most: as many with those of later patrols; asked: photographs that are asked for the depth of what
     they see; drawn: of these, how many are drawn from (six measured better than three, docs/design-notes.md); sample: every
     how manyth covered pixel chooses them; least_angle: radians below which one angle is as good as another; second: what the
     second best photograph of a pixel is worth; most_gain: factor by which exposures may differ; spread: pixels across that
@@ -54,6 +55,7 @@ class RedrawOptions:
     """
 
     kept: int = 240
+    most: int = 300
     asked: int = 8
     drawn: int = 6
     sample: int = 211
@@ -65,6 +67,8 @@ class RedrawOptions:
 
 
 OPTIONS = RedrawOptions()
+BEHIND = 1.05
+"""Times a depth up to which a ray is followed: that of a surface is not exact."""
 
 
 def has_photographs(site: Site) -> bool:
@@ -111,9 +115,28 @@ class Photographs:
 
     def with_false_alarms(self, logits: list[np.ndarray]) -> Photographs:
         """The same with what the comparison said of each photograph beside what the others draw in its place: (H, W) each."""
-        steps = [np.clip((x - FALSE_ALARM_FLOOR) * FALSE_ALARM_STEPS, 0, 255).astype(np.uint8) for x in logits]
-        wide = np.ones((OPTIONS.spread, OPTIONS.spread), np.uint8)
-        return replace(self, false_alarms=np.stack([cv2.dilate(x, wide) for x in steps]))
+        return replace(self, false_alarms=np.stack([false_alarm_steps(x) for x in logits]))
+
+    def forgetting(self, boxes: Sequence[Box]) -> Photographs:
+        """The same, but of what they show within boxes of the map, or behind them, nothing is known any more."""
+        depths, rays = self.depths.copy(), self.camera.directions()
+        for depth, matrix in zip(depths, self.poses.astype(float), strict=True):
+            depth[shows(boxes, Pose(matrix[:, :3], matrix[:, 3]), rays, depth)] = np.nan
+        return replace(self, depths=depths)
+
+    def joined(self, newer: Photographs) -> Photographs:
+        """These and newer ones of the same camera. Of more than `RedrawOptions.most` those give way that a newer one is nearest to."""
+        spare, kept = len(self.poses) + len(newer.poses) - OPTIONS.most, np.arange(len(self.poses))
+        if spare > 0:
+            reach = np.linalg.norm(np.ptp(self.poses[:, :, 3], axis=0))
+            own, others = (
+                np.concatenate([p.poses[:, :, 3] / max(reach, 1e-6), p.poses[:, :, 2]], 1) for p in (self, newer)
+            )
+            gap = np.linalg.norm(own[:, None] - others[None], axis=2).min(1)
+            kept = np.sort(np.argsort(gap)[min(spare, len(own)) :])
+        names = ("images", "depths", "poses", "false_alarms", "sources")
+        both = {n: np.concatenate([getattr(self, n)[kept], getattr(newer, n)]) for n in names}
+        return replace(self, **both)
 
     def without(self, pose: Pose, nearest: int = 0) -> Photographs:
         """The photographs but the one at ``pose`` and its ``nearest`` neighbours: what an unseen frame would have had."""
@@ -236,6 +259,24 @@ class Photographs:
         except ValueError as error:
             raise OmniadError(f"{path} is damaged: {error}; build the site again") from None
         return Photographs(data["images"], data["depths"], data["poses"], camera, false_alarms, sources)
+
+
+def false_alarm_steps(logits: np.ndarray) -> np.ndarray:
+    """What the comparison said (H, W) of a normal photograph, as `ReferenceView.false_alarm` has it."""
+    steps = np.clip((logits - FALSE_ALARM_FLOOR) * FALSE_ALARM_STEPS, 0, 255).astype(np.uint8)
+    return cv2.dilate(steps, np.ones((OPTIONS.spread, OPTIONS.spread), np.uint8))
+
+
+def shows(boxes: Sequence[Box], pose: Pose, rays: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """bool (H, W): which pixels of a view show something of the boxes, or look through them. rays: `Camera.directions`; depth: (H, W)
+    metres along the optical axis, NaN where nothing is known, and the rays go on without end."""
+    directions = rays @ pose.rotation.T
+    far = np.where(np.isfinite(depth), BEHIND * depth.astype(np.float32), np.inf)
+    met = np.zeros(depth.shape, bool)
+    for box in boxes:
+        start, end = box.span(pose.translation, directions)
+        met |= np.minimum(end, far) > start
+    return met
 
 
 def _rays(camera: Camera, pose: Pose) -> np.ndarray:

@@ -1,0 +1,207 @@
+"""What recorded patrols show of accepted changes: photographs with known poses, and which of their pixels may be learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from omniad_ros.core.feedback import Progress
+from omniad_ros.core.geometry import Box, Camera, Pose, Rectifier
+from omniad_ros.core.images import resized, write_image
+from omniad_ros.living.photographs import image_of, kept_photographs, photograph_count
+from omniad_ros.living.settled import in_view
+from omniad_ros.patrol.pipeline import Inspector
+from omniad_ros.patrol.session import PatrolSession
+from omniad_ros.recordings import FrameSource
+from omniad_ros.reference.photographs import shows
+from omniad_ros.site import Site
+
+
+@dataclass(frozen=True)
+class GatheringOptions:
+    """most: photographs that are taken in; moved, turned: metres and degrees from one to the next; shown: share of a photograph that must
+    show a change; suspicious: share of the threshold from which a pixel is not learnt from, unless it was accepted, and grown: share of
+    the width by which such pixels are widened; there: share of an accepted place's pixels above the threshold from which a frame shows
+    that the change is there, and views: frames that must; own: share of a region's pixels that lie in an accepted place, from which all
+    of it is that change, cell: metres within which such pixels of several frames are one spot, and reach: metres, at most, by which
+    they enlarge the place, or its size where that is more."""
+
+    most: int = 48
+    moved: float = 0.04
+    turned: float = 3.0
+    shown: float = 0.002
+    suspicious: float = 0.5
+    grown: float = 0.02
+    there: float = 0.05
+    views: int = 3
+    own: float = 0.3
+    cell: float = 0.05
+    reach: float = 0.6
+
+
+GATHERING = GatheringOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """A photograph of a patrol as the survey's camera would have taken it. file: it; the maps are of the working size: heat, uint8 (h, w),
+    the probability in steps of 1/255; depth: float16 (h, w) of the reference; inside: bool (h, w), where it shows anything."""
+
+    file: Path
+    pose: Pose
+    heat: np.ndarray
+    depth: np.ndarray
+    inside: np.ndarray
+
+
+class Gathering:
+    """Goes through patrols, one after the other, and writes photographs into a folder."""
+
+    def __init__(self, site: Site, accepted: Sequence[Box], others: Sequence[Box], folder: Path):
+        """accepted: where changes are normal now; others: where there is, or may be, something that is not."""
+        self.accepted, self.others, self.folder = list(accepted), others, folder
+        self.inspector, self.survey = Inspector(site), site.mapped
+        self.camera = site.working_camera(self.survey.camera)
+        self.rays = self.camera.directions()
+        self.taken: list[Gathered] = []
+        self.localized = 0
+        self._found = np.zeros(len(accepted), int)
+        self._to_survey: dict[Camera, tuple[Rectifier, Rectifier, np.ndarray]] = {}
+        self._count = 0
+
+    @property
+    def there(self) -> np.ndarray:
+        """bool (accepted,): which of the accepted changes enough frames show to be there."""
+        return self._found >= GATHERING.views
+
+    def go_through(self, source: FrameSource, progress: Progress) -> None:
+        """Take what a recorded patrol shows. Raises OmniadError where it cannot be read."""
+        self.inspector.reset()
+        session = PatrolSession(self.inspector, self.survey)
+        for number, frame in enumerate(session.run(source)):
+            progress(min(1.0, number / max(source.count, 1)), f"looking at {frame.frame.name}")
+            inspection = frame.inspection
+            if inspection.state == "ok" and inspection.raw is not None:
+                heat = np.uint8(np.round(255 * resized(inspection.raw, *inspection.reference.depth.shape[1::-1])))
+                self._look_at(frame.camera, inspection.pose, heat, inspection.reference.depth, lambda f=frame: f.image)
+
+    def go_through_kept(self, folder: Path, progress: Progress) -> None:
+        """Take what was kept of a patrol. Raises OmniadError where that is damaged."""
+        count = photograph_count(folder)
+        for number, kept in enumerate(kept_photographs(folder)):
+            progress(number / max(count, 1), "looking at the photographs of the patrol")
+            camera = self.inspector.working_camera(kept.camera)
+            if any(in_view(box, camera, kept.pose) for box in self.accepted):
+                depth = self.inspector.render(camera, kept.pose, None).depth
+                heat = resized(kept.heat, camera.width, camera.height)
+                self._look_at(kept.camera, kept.pose, heat, depth, lambda k=kept: image_of(k))
+            else:
+                self.localized += 1
+
+    def _look_at(
+        self, camera: Camera, pose: Pose, heat: np.ndarray, depth: np.ndarray, image: Callable[[], np.ndarray]
+    ) -> None:
+        """heat, depth: (h, w) at the working size of ``camera``."""
+        self.localized += 1
+        large, small, inside = self._survey_camera(camera)
+        if small.maps is not None:
+            depth = cv2.remap(depth, *small.maps, cv2.INTER_NEAREST, borderValue=float("nan"))
+            heat = cv2.remap(heat, *small.maps, cv2.INTER_NEAREST)
+        above = heat >= 255 * self.inspector.threshold
+        place = self._place(self.accepted, pose, depth)
+        for number in range(len(self.accepted)):
+            shown = place == number + 1
+            self._found[number] += shown.any() and (above & shown).sum() >= GATHERING.there * shown.sum()
+        if (place > 0).mean() >= GATHERING.shown and self._is_elsewhere(pose):
+            self._count += 1
+            file = self.folder / f"{self._count:06d}.png"
+            write_image(file, large(image()))
+            self.taken.append(Gathered(file, pose, heat, depth.astype(np.float16), inside))
+            if len(self.taken) > 2 * GATHERING.most:
+                self.thin_out(GATHERING.most)
+
+    def _place(self, boxes: Sequence[Box], pose: Pose, depth: np.ndarray) -> np.ndarray:
+        """int16 (h, w): 1 + the number of the box that a pixel shows, or looks through; 0 for none."""
+        place = np.zeros(depth.shape, np.int16)
+        for number, box in enumerate(boxes):
+            place[shows([box], pose, self.rays, depth)] = number + 1
+        return place
+
+    def _is_elsewhere(self, pose: Pose) -> bool:
+        if not self.taken:
+            return True
+        metres, degrees = pose.distance(self.taken[-1].pose)
+        return metres >= GATHERING.moved or degrees >= GATHERING.turned
+
+    def _survey_camera(self, camera: Camera) -> tuple[Rectifier, Rectifier, np.ndarray]:
+        """What makes the survey camera's picture of a rectified one, at full and at working size, and where that has anything."""
+        if camera not in self._to_survey:
+            seen_by = self.inspector.working_camera(camera)
+            large, small = Rectifier(camera, self.survey.camera), Rectifier(seen_by, self.camera)
+            inside = small(np.full((seen_by.height, seen_by.width), 255, np.uint8)) > 254
+            self._to_survey = {camera: (large, small, inside)}
+        return self._to_survey[camera]
+
+    def thin_out(self, most: int) -> None:
+        """Keep at most so many photographs, evenly chosen; the others' files are removed."""
+        kept = set(
+            np.unique(np.linspace(0, len(self.taken) - 1, min(most, len(self.taken))).round().astype(int)).tolist()
+        )
+        for number, gathered in enumerate(self.taken):
+            if number not in kept:
+                gathered.file.unlink()
+        self.taken = [gathered for number, gathered in enumerate(self.taken) if number in kept]
+
+    # ---- what of it is learnt
+
+    def extents(self) -> list[Box]:
+        """The accepted places, larger where the same change shows beyond them: an open door shows what is behind it, too."""
+        spots: list[list[np.ndarray]] = [[] for _ in self.accepted]
+        for gathered in self.taken:
+            depth = gathered.depth.astype(np.float32)
+            place = self._place(self.accepted, gathered.pose, depth)
+            count, regions = cv2.connectedComponents(np.uint8(gathered.heat >= 255 * self.inspector.threshold))
+            others = shows(self.others, gathered.pose, self.rays, depth)
+            for region in range(1, count):
+                pixels = regions == region
+                owner = np.bincount(place[pixels], minlength=len(self.accepted) + 1)[1:]
+                if not owner.any() or owner.max() < GATHERING.own * pixels.sum():
+                    continue
+                beyond = pixels & (place == 0) & np.isfinite(depth) & ~others
+                points = gathered.pose.apply(self.rays[beyond] * depth[beyond, None])
+                cells = np.unique(np.floor(points / GATHERING.cell).astype(int), axis=0)
+                spots[int(owner.argmax())].append(cells)
+        return [_enlarged(box, cells) for box, cells in zip(self.accepted, spots, strict=True)]
+
+    def shown(self, gathered: Gathered, boxes: Sequence[Box]) -> np.ndarray:
+        """bool (h, w): where a photograph shows one of the ``boxes``, as it is now."""
+        return (self._place(boxes, gathered.pose, gathered.depth.astype(np.float32)) > 0) & self.known(gathered, boxes)
+
+    def known(self, gathered: Gathered, boxes: Sequence[Box]) -> np.ndarray:
+        """bool (h, w): where a photograph shows what is normal, or accepted as a change in one of the ``boxes``."""
+        depth = gathered.depth.astype(np.float32)
+        outside = self._place(boxes, gathered.pose, depth) == 0
+        suspicious = np.uint8((gathered.heat >= 255 * GATHERING.suspicious * self.inspector.threshold) & outside)
+        side = 2 * round(GATHERING.grown * self.camera.width) + 1
+        widened = cv2.dilate(suspicious, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))) > 0
+        others = shows(self.others, gathered.pose, self.rays, depth) & outside
+        return gathered.inside & ~widened & ~others
+
+
+def _enlarged(box: Box, seen: list[np.ndarray]) -> Box:
+    """A box with the cells (N, 3), one list a frame, that enough frames have in common."""
+    if not seen:
+        return box
+    cells, counts = np.unique(np.concatenate(seen), axis=0, return_counts=True)
+    cells = cells[counts >= GATHERING.views]
+    if not len(cells):
+        return box
+    reach = np.maximum(box.high - box.low, GATHERING.reach)
+    low, high = cells.min(0) * GATHERING.cell, (cells.max(0) + 1) * GATHERING.cell
+    return Box(
+        np.maximum(np.minimum(low, box.low), box.low - reach), np.minimum(np.maximum(high, box.high), box.high + reach)
+    )
