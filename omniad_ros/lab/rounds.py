@@ -90,7 +90,8 @@ def record_round(
     robot = Simulation(world, Route.patrol(1000 * seed + patrol), seed=1000 * seed + patrol)
     points, names, odometry, truth = robot.route.points, [], [], []
     lap = np.linalg.norm(points - np.roll(points, 1, axis=0), axis=1).sum() / robot.options.speed
-    groups = [a.edits for a in changes]
+    shown = [i for i, c in enumerate(SCHEDULE) if c.there(patrol) != c.normal(patrol)]
+    groups, number_of = [changes[i].edits for i in shown], np.array([0, *(i + 1 for i in shown)], np.uint8)
     edits = [[edit for a in state for edit in a.edits] for state in (normal, there)]
     for folder in ("images", "labels"):
         (out / folder).mkdir(parents=True)
@@ -99,7 +100,7 @@ def record_round(
         names.append(f"images/{index:03d}.png")
         odometry.append(robot.odometry_camera_pose())
         truth.append(robot.true_camera_pose())
-        labels = world.stage.compare(truth[-1], groups, *edits)[1]
+        labels = number_of[world.stage.compare(truth[-1], groups, *edits)[1]]
         write_image(out / names[-1], robot.image())
         write_image(out / f"labels/{index:03d}.png", labels)
         progress((index + 1) / frames, f"driving patrol {patrol}")

@@ -22,18 +22,34 @@ from omniad_ros.site import Site
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What is taken in besides accepted changes. fill: what the survey did not cover; light: what is normal, as it looks now, which
+    follows slow changes of light."""
+
+    fill: bool = False
+    light: bool = False
+
+
+ACCEPTED_ONLY = Wanted()
+
+
+@dataclass(frozen=True)
 class GatheringOptions:
     """most: photographs that are taken in; moved, turned: metres and degrees from one to the next; shown: share of a photograph that must
-    show a change; suspicious: share of the threshold from which a pixel is not learnt from, unless it was accepted, and grown: share of
+    show a change, and gap: that must not be covered, where that is to be filled; opened: pixels across, under which such a gap is none;
+    suspicious: share of the threshold from which a pixel is not learnt from, unless it was accepted, and grown: share of
     the width by which such pixels are widened; there: share of an accepted place's pixels above the threshold from which a frame shows
-    that the change is there, and views: frames that must; own: share of a region's pixels that lie in an accepted place, from which all
-    of it is that change, cell: metres within which such pixels of several frames are one spot, and reach: metres, at most, by which
-    they enlarge the place, or its size where that is more."""
+    that the change is there, and views: frames that must; own: share of a region's pixels that lie at an accepted change, and at no other
+    finding, from which all of it is that change; cell: metres within which such pixels of several frames are one spot, and reach:
+    metres, at most, by which they enlarge the place, or its size where that is more; slack, share: metres, and share of its size, by
+    which a change may be larger than its box on each side."""
 
     most: int = 48
     moved: float = 0.04
     turned: float = 3.0
     shown: float = 0.002
+    gap: float = 0.03
+    opened: int = 15
     suspicious: float = 0.5
     grown: float = 0.02
     there: float = 0.05
@@ -41,6 +57,8 @@ class GatheringOptions:
     own: float = 0.3
     cell: float = 0.05
     reach: float = 0.6
+    slack: float = 0.03
+    share: float = 0.05
 
 
 GATHERING = GatheringOptions()
@@ -61,9 +79,11 @@ class Gathered:
 class Gathering:
     """Goes through patrols, one after the other, and writes photographs into a folder."""
 
-    def __init__(self, site: Site, accepted: Sequence[Box], others: Sequence[Box], folder: Path):
+    def __init__(
+        self, site: Site, accepted: Sequence[Box], others: Sequence[Box], folder: Path, wanted: Wanted = ACCEPTED_ONLY
+    ):
         """accepted: where changes are normal now; others: where there is, or may be, something that is not."""
-        self.accepted, self.others, self.folder = list(accepted), others, folder
+        self.accepted, self.others, self.folder, self.wanted = list(accepted), others, folder, wanted
         self.inspector, self.survey = Inspector(site), site.mapped
         self.camera = site.working_camera(self.survey.camera)
         self.rays = self.camera.directions()
@@ -95,7 +115,7 @@ class Gathering:
         for number, kept in enumerate(kept_photographs(folder)):
             progress(number / max(count, 1), "looking at the photographs of the patrol")
             camera = self.inspector.working_camera(kept.camera)
-            if any(in_view(box, camera, kept.pose) for box in self.accepted):
+            if self.wanted != ACCEPTED_ONLY or any(in_view(box, camera, kept.pose) for box in self.accepted):
                 depth = self.inspector.render(camera, kept.pose, None).depth
                 heat = resized(kept.heat, camera.width, camera.height)
                 self._look_at(kept.camera, kept.pose, heat, depth, lambda k=kept: image_of(k))
@@ -116,7 +136,9 @@ class Gathering:
         for number in range(len(self.accepted)):
             shown = place == number + 1
             self._found[number] += shown.any() and (above & shown).sum() >= GATHERING.there * shown.sum()
-        if (place > 0).mean() >= GATHERING.shown and self._is_elsewhere(pose):
+        worth = self.wanted.light or (place > 0).mean() >= GATHERING.shown
+        worth = worth or (self.wanted.fill and _gaps(depth).mean() >= GATHERING.gap)
+        if worth and self._is_elsewhere(pose):
             self._count += 1
             file = self.folder / f"{self._count:06d}.png"
             write_image(file, large(image()))
@@ -159,49 +181,62 @@ class Gathering:
     # ---- what of it is learnt
 
     def extents(self) -> list[Box]:
-        """The accepted places, larger where the same change shows beyond them: an open door shows what is behind it, too."""
-        spots: list[list[np.ndarray]] = [[] for _ in self.accepted]
-        for gathered in self.taken:
-            depth = gathered.depth.astype(np.float32)
-            place = self._place(self.accepted, gathered.pose, depth)
-            count, regions = cv2.connectedComponents(np.uint8(gathered.heat >= 255 * self.inspector.threshold))
-            others = shows(self.others, gathered.pose, self.rays, depth)
-            for region in range(1, count):
-                pixels = regions == region
-                owner = np.bincount(place[pixels], minlength=len(self.accepted) + 1)[1:]
-                if not owner.any() or owner.max() < GATHERING.own * pixels.sum():
-                    continue
-                beyond = pixels & (place == 0) & np.isfinite(depth) & ~others
+        """The places of the changes that are there, and where the same change shows beyond them: an open door shows what is behind it."""
+        boxes = []
+        for number in np.flatnonzero(self.there):
+            box = self.accepted[number]
+            size, seen = box.high - box.low, []
+            for gathered in self.taken:
+                depth = gathered.depth.astype(np.float32)
+                beyond = self._owners(gathered, depth) == number + 1
+                beyond &= ~shows([box], gathered.pose, self.rays, depth) & np.isfinite(depth)
                 points = gathered.pose.apply(self.rays[beyond] * depth[beyond, None])
-                cells = np.unique(np.floor(points / GATHERING.cell).astype(int), axis=0)
-                spots[int(owner.argmax())].append(cells)
-        return [_enlarged(box, cells) for box, cells in zip(self.accepted, spots, strict=True)]
+                near = box.grown(max(GATHERING.reach, size.max())).holds(points)
+                seen.append(np.unique(np.floor(points[near] / GATHERING.cell).astype(int), axis=0))
+            cells, counts = np.unique(np.concatenate(seen), axis=0, return_counts=True)
+            cells = cells[counts >= GATHERING.views]
+            margin = GATHERING.slack + GATHERING.share * size
+            boxes.append(Box(box.low - margin, box.high + margin))
+            if len(cells):
+                boxes.append(Box(cells.min(0) * GATHERING.cell, (cells.max(0) + 1) * GATHERING.cell))
+        return boxes
 
     def shown(self, gathered: Gathered, boxes: Sequence[Box]) -> np.ndarray:
         """bool (h, w): where a photograph shows one of the ``boxes``, as it is now."""
-        return (self._place(boxes, gathered.pose, gathered.depth.astype(np.float32)) > 0) & self.known(gathered, boxes)
+        return shows(boxes, gathered.pose, self.rays, gathered.depth.astype(np.float32)) & self.known(gathered)
 
-    def known(self, gathered: Gathered, boxes: Sequence[Box]) -> np.ndarray:
-        """bool (h, w): where a photograph shows what is normal, or accepted as a change in one of the ``boxes``."""
+    def gaps(self, gathered: Gathered) -> np.ndarray:
+        """bool (h, w): what a photograph shows of what the survey did not cover, where that is to be filled."""
+        return _gaps(gathered.depth) & self.known(gathered) & self.wanted.fill
+
+    def known(self, gathered: Gathered) -> np.ndarray:
+        """bool (h, w): where a photograph shows what is normal, or accepted."""
         depth = gathered.depth.astype(np.float32)
-        outside = self._place(boxes, gathered.pose, depth) == 0
-        suspicious = np.uint8((gathered.heat >= 255 * GATHERING.suspicious * self.inspector.threshold) & outside)
         side = 2 * round(GATHERING.grown * self.camera.width) + 1
-        widened = cv2.dilate(suspicious, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))) > 0
-        others = shows(self.others, gathered.pose, self.rays, depth) & outside
+        wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+        elsewhere = cv2.dilate(np.uint8(self._owners(gathered, depth) > 0), wide) == 0
+        suspicious = (gathered.heat >= 255 * GATHERING.suspicious * self.inspector.threshold) & elsewhere
+        widened = cv2.dilate(np.uint8(suspicious), wide) > 0
+        others = shows(self.others, gathered.pose, self.rays, depth) & elsewhere
         return gathered.inside & ~widened & ~others
 
+    def _owners(self, gathered: Gathered, depth: np.ndarray) -> np.ndarray:
+        """int16 (h, w): 1 + the number of the accepted change, of those that are there, that a pixel above the threshold belongs to,
+        with all of its connected region; 0 for none."""
+        place, owners = self._place(self.accepted, gathered.pose, depth), np.zeros(depth.shape, np.int16)
+        others = shows(self.others, gathered.pose, self.rays, depth)
+        count, regions = cv2.connectedComponents(np.uint8(gathered.heat >= 255 * self.inspector.threshold))
+        for region in range(1, count):
+            pixels = regions == region
+            mine = np.bincount(place[pixels & ~others], minlength=len(self.accepted) + 1)[1:]
+            mine[~self.there] = 0
+            if mine.max(initial=0) >= max(1, GATHERING.own * pixels.sum()):
+                owners[pixels] = mine.argmax() + 1
+        return owners
 
-def _enlarged(box: Box, seen: list[np.ndarray]) -> Box:
-    """A box with the cells (N, 3), one list a frame, that enough frames have in common."""
-    if not seen:
-        return box
-    cells, counts = np.unique(np.concatenate(seen), axis=0, return_counts=True)
-    cells = cells[counts >= GATHERING.views]
-    if not len(cells):
-        return box
-    reach = np.maximum(box.high - box.low, GATHERING.reach)
-    low, high = cells.min(0) * GATHERING.cell, (cells.max(0) + 1) * GATHERING.cell
-    return Box(
-        np.maximum(np.minimum(low, box.low), box.low - reach), np.minimum(np.maximum(high, box.high), box.high + reach)
-    )
+
+def _gaps(depth: np.ndarray) -> np.ndarray:
+    """bool (h, w): where nothing is known, but along silhouettes."""
+    side = GATHERING.opened
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    return cv2.morphologyEx(np.uint8(~np.isfinite(depth)), cv2.MORPH_OPEN, kernel) > 0

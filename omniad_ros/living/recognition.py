@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from omniad_ros.living.schema import Box, Finding
+from omniad_ros.living.schema import Extent, Finding
 from omniad_ros.patrol.tracks import Snapshot
 
 BINS = 8
@@ -56,14 +56,14 @@ def unlike(first: bytes, second: bytes) -> float:
     return float(np.sqrt(max(0.0, 1.0 - np.sqrt(a / a.sum() * (b / b.sum())).sum())))
 
 
-def apart(first: Box, second: Box) -> float:
+def apart(first: Extent, second: Extent) -> float:
     """How far two boxes are from being at one place: below 1 they are."""
     gap = np.linalg.norm(np.subtract(first.center, second.center))
     size = max(np.max(first.size), np.max(second.size))
     return float(gap / (RECOGNITION.slack + RECOGNITION.share * size))
 
 
-def recognised(box: Box, looks: bytes, findings: Sequence[Finding]) -> Finding | None:
+def recognised(box: Extent, looks: bytes, findings: Sequence[Finding]) -> Finding | None:
     """The finding that this is, None where it is another one. Of several at the place that which is nearest and looks most alike."""
     near = [
         (apart(box, finding) + unlike(looks, finding.looks), finding) for finding in findings if apart(box, finding) < 1
@@ -71,7 +71,7 @@ def recognised(box: Box, looks: bytes, findings: Sequence[Finding]) -> Finding |
     return min(near, key=lambda pair: pair[0])[1] if near else None
 
 
-def has_changed(box: Box, looks: bytes, finding: Finding) -> bool:
+def has_changed(box: Extent, looks: bytes, finding: Finding) -> bool:
     """Whether a finding is not as it was: larger or smaller, or of other colours."""
     extents = np.max(box.size), np.max(finding.size)
     grown = max(extents) / max(min(extents), 1e-3)

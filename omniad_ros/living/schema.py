@@ -5,8 +5,11 @@ Places and sizes are metres in the site's map, along its axes; times are seconds
 
 from __future__ import annotations
 
+import numpy as np
 from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from omniad_ros.core.geometry import Box
 
 STATES = ("new", "still there", "changed", "gone")
 """Of a finding, by the latest patrol that could tell. A finding that was gone and is there again is new."""
@@ -53,7 +56,7 @@ class KeptFrame(Base):
     z: Mapped[float | None]
 
 
-class Box:
+class Extent:
     """The columns of an extent in the map."""
 
     x: Mapped[float]
@@ -71,8 +74,13 @@ class Box:
     def size(self) -> tuple[float, float, float]:
         return self.width, self.depth, self.height
 
+    @property
+    def box(self) -> Box:
+        half = np.array(self.size) / 2
+        return Box(np.array(self.center) - half, np.array(self.center) + half)
 
-class Finding(Box, Base):
+
+class Finding(Extent, Base):
     """The same thing at the same place over all patrols. state: of `STATES`; verdict: the one that holds, of `VERDICTS`, or empty;
     score: the highest of its sightings; peak: the highest probability in their pictures; farthest: metres from which it was seen at most; looks: see `recognition.looks_of`."""
 
@@ -96,7 +104,7 @@ class Finding(Box, Base):
         return f"F{self.id}"
 
 
-class Sighting(Box, Base):
+class Sighting(Extent, Base):
     """What one patrol saw of a finding: one of its tracks. state: what the finding then was; frame, reference, heatmap: SHA-256 of the
     crops' files, None without one."""
 

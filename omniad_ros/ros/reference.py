@@ -190,7 +190,7 @@ def reference_topics(site: Site) -> dict[str, str]:
 
 def reference_digest(site: Site) -> str:
     """Names what a site's reference views are made of: renderer and inspector must have the same, wherever their copies lie."""
-    made_of = ("radiance/", f"detector/{PHOTOGRAPHS}")
+    made_of = (f"{site.folder('radiance')}/", f"{site.folder('detector')}/{PHOTOGRAPHS}")
     files = {name: digest for name, digest in site.manifest["files"].items() if name.startswith(made_of)}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
