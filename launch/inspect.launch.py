@@ -23,8 +23,8 @@ ROBOT, TF = ("image", "camera_info", "odom"), ("tf", "tf_static")
 RESPAWN_DELAY = 2.0
 ARGUMENTS = {
     "site": (None, "folder of the site, as built by 'omniad build'"),
-    "image": ("/camera/image_raw", "topic of the camera's images"),
-    "camera_info": ("/camera/camera_info", "topic of the camera's calibration"),
+    "image": ("/camera/image_raw", "topic of the camera's images; of several cameras with {camera} for their names"),
+    "camera_info": ("/camera/camera_info", "topic of the camera's calibration, likewise"),
     "odom": ("/odom", "topic of the odometry"),
     "tf": ("/tf", "topic of the transforms; without a slash: in the namespace in which this file is included"),
     "tf_static": ("/tf_static", "topic of the transforms that do not change, likewise"),
@@ -43,6 +43,7 @@ ARGUMENTS = {
     "log_level": ("info", "debug, info, warn or error"),
 }
 GIVEN = {
+    "cameras": "names of several cameras: 'front left'",
     "reference": "who renders: renderer, inspector or none",
     "publish_tf": "true: publish map -> odom",
     "map_frame": "name of the map's frame",
@@ -56,7 +57,7 @@ GIVEN = {
     "report_directory": "folder of the reports",
 }
 """Parameters by their names; empty: as in params_file."""
-OF_BOTH = ("map_frame",)
+OF_BOTH = ("map_frame", "cameras")
 BOOLEANS = ["true", "false", "True", "False", "1", "0", "yes", "no"]
 CHOICES = {
     **dict.fromkeys(("use_sim_time", "autostart", "renderer", "rviz", "respawn"), BOOLEANS),
@@ -76,7 +77,8 @@ def start(context) -> list:
         for name in ROBOT:
             if given[name] == ARGUMENTS[name][0]:
                 given[name] = topics.within(around, given[name].lstrip("/"))
-        remappings = [(name, topics.check_topic(given[name], namespace)) for name in ROBOT]
+        cameras = topics.camera_remappings(given["cameras"], given["image"], given["camera_info"], namespace)
+        remappings = [*cameras.items(), ("odom", topics.check_topic(given["odom"], namespace))]
         remappings += [(f"/{name}", topics.check_topic(topics.within(around, given[name]), namespace)) for name in TF]
         remappings.append(("/initialpose", topics.within(around, "initialpose")))
         said = given["params_file"] != ARGUMENTS["params_file"][0] and topics.says(given["params_file"], "rectified")
@@ -90,7 +92,7 @@ def start(context) -> list:
     if given["rectified"]:
         common["rectified"] = flags["rectified"]
     elif not said:
-        common["rectified"] = is_rectified(given["image"])
+        common["rectified"] = all(is_rectified(topic) for name, topic in cameras.items() if name.endswith("image"))
 
     def node(name: str, **extra) -> Node:
         return Node(

@@ -52,9 +52,9 @@ def test_the_tables_of_parameters_are_those_of_the_nodes(defaults):
 
 def test_every_topic_and_service_of_the_nodes_is_on_the_page():
     code = "".join(path.read_text() for path in (ROOT / "omniad_ros" / "ros").glob("*.py"))
-    named = set(re.findall(r'(?:publisher|subscription|SharedWork|Stream)\([\w.]+, "([^"]+)"', code)) | set(
-        re.findall(r'\("(\w+)", \w+, (?:OUTPUT|LATCHED)\)', code)
-    )
+    named = set(
+        re.findall(r'(?:publisher|subscription|SharedWork|Stream)\([\w.]+, f?"(?:\{[\w.]+\})?([^"]+)"', code)
+    ) | set(re.findall(r'\("([\w/]+)", (?:Image|CameraInfo|PoseWithCovarianceStamped|\w+, (?:OUTPUT|LATCHED))\)', code))
     named |= {f"reference/{part.name}" for part in dataclasses.fields(ReferenceView)}
     page = PAGE.read_text()
     assert {"odom", "heatmap", "~/reset", "reference/request"} <= named

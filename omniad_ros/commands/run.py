@@ -33,6 +33,8 @@ class RunCommand(CommandOptions):
     """Topic of the camera's calibration."""
     odom: Annotated[str, arg(metavar="TOPIC")] = "/odom"
     """Topic of the odometry."""
+    cameras: Annotated[str, arg(metavar="NAMES")] = ""
+    """Names of several cameras, with spaces or commas between; {camera} stands for them in the topics (default /{camera}/image_raw and so on)."""
     compressed: Flag = False
     """The image topic carries CompressedImage."""
     namespace: Annotated[str, arg(metavar="NAME")] = "/omniad"
@@ -46,5 +48,5 @@ class RunCommand(CommandOptions):
 def run(options: RunCommand) -> None:
     from omniad_ros.ros.processes import RobotTopics, run_site
 
-    topics = RobotTopics(options.image, options.camera_info, options.odom, options.compressed)
+    topics = RobotTopics(options.image, options.camera_info, options.odom, options.compressed, options.cameras)
     run_site(options.site, topics, options.namespace, options.params_file, options.viewer)

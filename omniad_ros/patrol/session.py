@@ -20,6 +20,7 @@ from omniad_ros.core.geometry import Camera, Pose, Rectifier, pose_of, rows_of
 from omniad_ros.mapping import Localization
 from omniad_ros.patrol.frame_check import FrameCheck, SavedFrameCheck
 from omniad_ros.patrol.inspected import InspectedMap
+from omniad_ros.patrol.lens_check import LensCheck
 from omniad_ros.patrol.motion_check import AGREED, MotionCheck, SavedMotion
 from omniad_ros.patrol.mount_check import MountCheck, SavedMount
 from omniad_ros.patrol.odometry import MapCorrection, OdometryBuffer, SavedCorrection
@@ -56,21 +57,47 @@ class PatrolFrame:
         return self.frame.stamp
 
 
+class SavedEye(msgspec.Struct):
+    """An `_Eye` as JSON holds it."""
+
+    check: SavedFrameCheck
+    motion: SavedMotion = []
+    mount: SavedMount = []
+
+
 class SavedSession(msgspec.Struct):
     """A `PatrolSession` between two frames, as JSON holds it; what its evidence says lies beside it (EVIDENCE)."""
 
     tracker: msgspec.Raw
     correction: SavedCorrection
-    check: SavedFrameCheck
+    eyes: dict[str, SavedEye]
     first_correction: list[list[float]] | None
     frames_without_pose: int
-    motion: SavedMotion = []
-    mount: SavedMount = []
     inspected: str = ""
 
 
+class _Eye:
+    """One camera of the robot: what is judged by its own frames alone."""
+
+    def __init__(self, survey: PosedImages):
+        self.check, self.motion, self.mount, self.lens = FrameCheck(survey), MotionCheck(), MountCheck(), LensCheck()
+        self._rectify: Rectifier | None = None
+        self._rectified: Camera | None = None
+
+    def reset(self) -> None:
+        for part in (self.check, self.motion, self.mount, self.lens):
+            part.reset()
+
+    def rectifier(self, camera: Camera) -> Rectifier:
+        """Kept for the camera in use: the maps of a large one take a while."""
+        if camera != self._rectified:
+            self._rectified, self._rectify = camera, Rectifier(camera)
+        return self._rectify
+
+
 class PatrolSession:
-    """Inspects the frames of one robot. `add_odometry` may be called from another thread than `inspect`."""
+    """Inspects the frames of one robot, of all its cameras: what one of them learns of where the robot is, and what it finds, counts for
+    the others. `add_odometry` may be called from another thread than `inspect`."""
 
     WAIT_FOR_ODOMETRY = 0.05
 
@@ -78,11 +105,9 @@ class PatrolSession:
         self.inspector = inspector
         self.odometry = OdometryBuffer()
         self.correction = MapCorrection(initial)
-        self.check = FrameCheck(survey)
-        self.motion, self.mount = MotionCheck(), MountCheck()
         self.inspected = InspectedMap(inspector.points.xyz)
         self._survey = survey
-        self._rectifiers: dict[Camera, Rectifier] = {}
+        self._eyes: dict[str, _Eye] = {}
         self._first_correction: Pose | None = None
 
     def warm_up(self) -> None:
@@ -96,9 +121,8 @@ class PatrolSession:
         """Forget tracks and where the robot is."""
         self.inspector.reset()
         self.correction.forget()
-        self.check.reset()
-        self.motion.reset()
-        self.mount.reset()
+        for eye in self._eyes.values():
+            eye.reset()
         self.inspected.reset()
         self._first_correction = None
 
@@ -121,21 +145,24 @@ class PatrolSession:
     def inspect(self, frame: Frame, wait: bool = True) -> PatrolFrame:
         """Inspect a frame. wait: give odometry that is under way a moment to arrive."""
         started = time.perf_counter()
-        rectify = self._rectifier(frame.camera)
+        eye = self._eye(frame.eye)
+        self.inspector.lens = eye.lens
+        rectify = eye.rectifier(frame.camera)
         image, stamp, mount = rectify(frame.image), frame.stamp, frame.base_from_camera
         odom_from_base = self.odometry.at(stamp, self.WAIT_FOR_ODOMETRY if wait and self.odometry.stamps else 0.0)
         prior = self.correction.prior(stamp, odom_from_base, mount, self.odometry.jumps)
         if self.correction.map_from_odom is None:  # at the start, and after odometry jumped
-            self.motion.reset()
-            self.mount.reset()
-        verdict = self.check(image, odom_from_base)
+            for other in self._eyes.values():
+                other.motion.reset()
+                other.mount.reset()
+        verdict = eye.check(image, odom_from_base)
         motion, misplaced = AGREED, ""
 
         def doubt(map_from_camera: Pose) -> str:
             nonlocal motion, misplaced
-            motion = self.motion(odom_from_base, map_from_camera @ mount.inverse())
+            motion = eye.motion(odom_from_base, map_from_camera @ mount.inverse())
             if not motion.reason:
-                misplaced = self.mount(odom_from_base, map_from_camera, mount)
+                misplaced = eye.mount(odom_from_base, map_from_camera, mount)
             return motion.reason if motion.standing else ""
 
         if verdict.hopeless:
@@ -168,11 +195,10 @@ class PatrolSession:
         map_from_odom = self.correction.map_from_odom
         return PatrolFrame(frame, image, rectify.camera, inspection, covariance, map_from_odom, alone)
 
-    def _rectifier(self, camera: Camera) -> Rectifier:
-        """Kept for the camera in use: the maps of a large one take a while."""
-        if camera not in self._rectifiers:
-            self._rectifiers = {camera: Rectifier(camera)}
-        return self._rectifiers[camera]
+    def _eye(self, name: str) -> _Eye:
+        if name not in self._eyes:
+            self._eyes[name] = _Eye(self._survey)
+        return self._eyes[name]
 
     # ---- interruptions
 
@@ -181,9 +207,10 @@ class PatrolSession:
         if self.inspector.evidence is not None:
             self.inspector.evidence.save(directory / EVIDENCE)
         first = rows_of(self._first_correction)
+        eyes = {n: SavedEye(e.check.saved(), e.motion.saved(), e.mount.saved()) for n, e in self._eyes.items()}
         saved = SavedSession(
-            msgspec.Raw(self.inspector.tracker.to_json()), self.correction.saved(), self.check.saved(), first,
-            self.inspector.frames_without_pose, self.motion.saved(), self.mount.saved(), self.inspected.saved(),
+            msgspec.Raw(self.inspector.tracker.to_json()), self.correction.saved(), eyes, first,
+            self.inspector.frames_without_pose, self.inspected.saved(),
         )  # fmt: skip
         write_atomically(directory / SAVED, msgspec.json.encode(saved))
 
@@ -197,9 +224,10 @@ class PatrolSession:
         if self.inspector.evidence is not None:
             self.inspector.evidence.restore(directory / EVIDENCE)
         self.correction.restore(saved.correction)
-        self.check.restore(saved.check)
-        self.motion.restore(saved.motion)
-        self.mount.restore(saved.mount)
+        for name, eye in saved.eyes.items():
+            self._eye(name).check.restore(eye.check)
+            self._eye(name).motion.restore(eye.motion)
+            self._eye(name).mount.restore(eye.mount)
         self.inspected.restore(saved.inspected)
         first = saved.first_correction
         self._first_correction = pose_of(first)

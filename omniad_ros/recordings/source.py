@@ -29,7 +29,8 @@ class Frame:
     """One image under inspection, as it was taken.
 
     stamp: nanoseconds; name: unique in its recording, fit for a file; image: uint8 RGB (H, W, 3); camera: of this image, with its
-    distortion; base_from_camera: the optical frame on the robot, the identity where poses are the camera's own.
+    distortion; base_from_camera: the optical frame on the robot, the identity where poses are the camera's own; eye: which of the
+    robot's cameras took it, empty where it has one.
     """
 
     stamp: int
@@ -37,6 +38,7 @@ class Frame:
     image: np.ndarray = field(repr=False, compare=False)
     camera: Camera
     base_from_camera: Pose
+    eye: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,17 @@ from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from omniad_ros.core.feedback import OmniadError
-from omniad_ros.patrol.odometry import OdometryOptions
-from omniad_ros.patrol.pipeline import UNCOVERED, InspectionOptions, Inspector
+from omniad_ros.patrol.pipeline import InspectionOptions, Inspector
 from omniad_ros.patrol.session import PatrolFrame, PatrolSession
 from omniad_ros.recordings import messages as decoding
 from omniad_ros.recordings.source import SECOND
 from omniad_ros.report import write_report
+from omniad_ros.ros.cameras import NodeCamera, cameras_of
 from omniad_ros.ros.inputs import Input
 from omniad_ros.ros.inspector_parameters import InspectorParameters
+from omniad_ros.ros.judging import judged, values_of
 from omniad_ros.ros.live import LiveFrames, LiveImage
-from omniad_ros.ros.managed import ERROR, OK, OUTPUT, STALE, WARN, Health, ManagedNode
+from omniad_ros.ros.managed import ERROR, OK, OUTPUT, STALE, Health, ManagedNode
 from omniad_ros.ros.managed import main as run_node
 from omniad_ros.ros.memory import PatrolMemory
 from omniad_ros.ros.outputs import InspectorOutputs
@@ -51,24 +52,27 @@ class InspectorNode(ManagedNode):
 
     def __init__(self):
         self.session: PatrolSession | None = None
-        self.reference: ReferenceClient | None = None
         self.worker: NewestFirst | None = None
         self.transforms: Transforms | None = None
         self.memory: PatrolMemory | None = None
         self.patrols: NodePatrols | None = None
-        self.live: LiveFrames | None = None
         self.outputs: InspectorOutputs | None = None
-        self.inputs = {"image": Input("image"), "odom": Input("odometry"), "camera_info": Input("camera_info")}
+        self.cameras: list[NodeCamera] = []
+        self.inputs: dict[str, Input] = {}
+        """By the names of their topics."""
         self.subscriptions_: dict = {}
         """Of the inputs, by their names."""
         self.frame: PatrolFrame | None = None
         self.publishing_ms = 0.0
         self._inspected = 0
         """Frames, since the node's start."""
-        self._forget_stream()
         self._busy = threading.Lock()
         """Held while a frame is in work: reset and save_report wait for it."""
         super().__init__("inspector", InspectorParameters())
+        self.cameras = cameras_of(self, self.values)
+        self.inputs = {"odom": Input("odometry")}
+        self.inputs |= {c.prefix + part: source for c in self.cameras for part, source in c.inputs.items()}
+        self._forget_stream()
         self.services_ = [
             SharedWork(self, "~/reset", self._reset),
             SharedWork(self, "~/save_report", self._save_report),
@@ -85,35 +89,28 @@ class InspectorNode(ManagedNode):
         site = Site.open(expanduser(values.site))
         self.memory = PatrolMemory(values, site)
         if values.reference == "renderer":
-            self.reference = ReferenceClient(self, site, values.reference_timeout, values.detail_side > 0)
-        render = {"renderer": self.reference, "inspector": None, "none": lambda *asked: None}[values.reference]
+            for camera in self.cameras:
+                detailed = values.detail_side > 0
+                camera.reference = ReferenceClient(self, site, values.reference_timeout, detailed, camera.prefix)
+        render = {"renderer": self.cameras[0].reference, "inspector": None, "none": lambda *asked: None}
         options = InspectionOptions(
             values.longest_side or None, evidence=values.evidence, detail_side=values.detail_side
         )
-        inspector = Inspector(site, render, options)
+        inspector = Inspector(site, render[values.reference], options)
         self.session = PatrolSession(inspector, site.survey, values.initial_map_from_base())
         self.session.warm_up()
         self.memory.reload(self.session)
         self.apply(values)
         self.patrols = NodePatrols(self, site, self.session)
-        self.outputs = InspectorOutputs(self, self.patrols)
+        self.outputs = InspectorOutputs(self, self.patrols, [camera.prefix for camera in self.cameras])
 
     def activate(self) -> None:
         self._forget_stream()
         self.transforms = Transforms(self, self.values)
-        if self.reference is not None:
-            self.reference.open()
-        self.live = LiveFrames(self.transforms, self.values.rectified, self.get_logger().warning)
         self.worker = NewestFirst(self._inspect, self._failed, lambda: self.values.least_period())
-        kind, topic = image_subscription(self, self.values.compressed)
-        if kind is CompressedImage and not self.values.compressed:
-            self.get_logger().info(f"{topic} is taken as compressed, by its name")
-        if contradiction := rectified_contradiction(topic, self.values.rectified):
-            self.get_logger().warning(contradiction)
-        self.subscriptions_ = {
-            # first, so that a camera_info that came with an image is most likely taken before it
-            "camera_info": CameraSubscription(self, CameraInfo, "camera_info", self._take_info, latched=True),
-            "image": CameraSubscription(self, kind, topic, self._take_image),
+        for camera in self.cameras:
+            self._open(camera)
+        self.subscriptions_ |= {
             "initialpose": self.create_subscription(
                 PoseWithCovarianceStamped, "/initialpose", self._take_initial_pose, OUTPUT
             ),
@@ -125,11 +122,27 @@ class InspectorNode(ManagedNode):
             source.topic = self.subscriptions_[name].topic_name
         self.outputs.points(self.session.inspector.points)
 
+    def _open(self, camera: NodeCamera) -> None:
+        """Listen to a camera."""
+        if camera.reference is not None:
+            camera.reference.open()
+        camera.live = LiveFrames(self.transforms, camera.values, self.get_logger().warning, camera.name)
+        kind, topic = image_subscription(self, self.values.compressed, camera.prefix)
+        if kind is CompressedImage and not self.values.compressed:
+            self.get_logger().info(f"{topic} is taken as compressed, by its name")
+        if contradiction := rectified_contradiction(topic, camera.values.rectified):
+            self.get_logger().warning(contradiction)
+        infos, images = (f"{camera.prefix}{part}" for part in ("camera_info", "image"))
+        # first, so that a camera_info that came with an image is most likely taken before it
+        info = CameraSubscription(self, CameraInfo, infos, partial(self._take_info, camera), latched=True)
+        self.subscriptions_[infos] = info
+        self.subscriptions_[images] = CameraSubscription(self, kind, topic, partial(self._take_image, camera))
+
     def deactivate(self) -> None:
         self.destroy_all(*self.subscriptions_.values())
         self.subscriptions_ = {}
-        if self.reference is not None:
-            self.reference.cancel()
+        for reference in self._references:
+            reference.cancel()
         if self.worker is not None and not self.worker.stop():
             self.get_logger().warning("the frame in work did not end in time")
         if self.transforms is not None:
@@ -140,13 +153,15 @@ class InspectorNode(ManagedNode):
         self.worker = self.transforms = None
 
     def cleanup(self) -> None:
-        if self.reference is not None:
-            self.reference.destroy()
+        for camera in self.cameras:
+            if camera.reference is not None:
+                camera.reference.destroy()
+            camera.reference = None
         for service in self.services_:
             service.refuse("the inspector is no longer configured: there is no patrol")
         free = self._busy.acquire(timeout=10.0)  # but for a frame that does not end, nobody is left in the midst of it
         self.destroy_all(self.outputs, self.patrols)
-        self.outputs = self.reference = self.session = self.memory = self.patrols = None
+        self.outputs = self.session = self.memory = self.patrols = None
         if free:
             self._busy.release()
 
@@ -170,8 +185,12 @@ class InspectorNode(ManagedNode):
             smallest_thing=values.smallest_thing or None,
             smallest_extent=values.smallest_extent,
         )
-        if self.reference is not None:
-            self.reference.timeout = values.reference_timeout
+        for reference in self._references:
+            reference.timeout = values.reference_timeout
+
+    @property
+    def _references(self) -> list[ReferenceClient]:
+        return [camera.reference for camera in self.cameras if camera.reference is not None]
 
     # inputs: checked here, on the executor's thread; the work is the worker's
 
@@ -196,12 +215,13 @@ class InspectorNode(ManagedNode):
         self.inputs[topic].take()
         return taken
 
-    def _take_info(self, message: CameraInfo, info: dict) -> None:
-        self._hear_from("camera_info", info)
-        self._take("camera_info", self.live.take_info, message)
+    def _take_info(self, camera: NodeCamera, message: CameraInfo, info: dict) -> None:
+        topic = f"{camera.prefix}camera_info"
+        self._hear_from(topic, info)
+        self._take(topic, camera.live.take_info, message)
 
     def _take_odometry(self, message: Odometry, info: dict) -> None:
-        if (sample := self._take("odom", self.live.take_odometry, message)) is not None:
+        if (sample := self._take("odom", self.cameras[0].live.take_odometry, message)) is not None:
             self.session.add_odometry(*sample)
             self.transforms.moved(sample[0])
 
@@ -222,16 +242,28 @@ class InspectorNode(ManagedNode):
         self.session.correction.begin(pose)
         self.get_logger().info("the next frame is searched for where initialpose says that the robot is")
 
-    def _take_image(self, message: Image | CompressedImage, info: dict) -> None:
-        self._hear_from("image", info)
+    def _take_image(self, camera: NodeCamera, message: Image | CompressedImage, info: dict) -> None:
+        topic = f"{camera.prefix}image"
+        self._hear_from(topic, info)
         if not self.values.enabled:
-            self.inputs["image"].take()
+            self.inputs[topic].take()
             return
-        image = self._take("image", self.live.take_image, message)
+        image = self._take(topic, partial(self._checked, camera), message)
         if image is not None:
-            self.worker.put(image)
-        elif self.live.camera is None:
-            self.warn("no camera_info", "image is ignored: there is no camera_info yet")
+            self.worker.put((camera, image), camera.name)
+        elif camera.live.camera is None:
+            self.warn(
+                f"no {camera.prefix}camera_info", f"{topic} is ignored: there is no {camera.prefix}camera_info yet"
+            )
+
+    def _checked(self, camera: NodeCamera, message: Image | CompressedImage) -> LiveImage | None:
+        """`LiveFrames.take_image`; two cameras cannot be one frame on the robot."""
+        image, name = camera.live.take_image(message), camera.live.camera_frame.name
+        for other in self.cameras:
+            if other is not camera and name and other.live.camera_frame.name == name:
+                twice = f"header.frame_id is '{name}', which is that of the camera {other.name} too"
+                raise decoding.MessageDefect("header.frame_id", twice)
+        return image
 
     def _refuse(self, topic: str, defect: decoding.MessageDefect) -> None:
         self.inputs[topic].refuse(defect)
@@ -239,18 +271,20 @@ class InspectorNode(ManagedNode):
 
     # the work, on the worker's thread
 
-    def _inspect(self, image: LiveImage) -> None:
-        taken, header = self.live.frame(image), image.message.header
+    def _inspect(self, item: tuple[NodeCamera, LiveImage]) -> None:
+        camera, image = item
+        taken, header = camera.live.frame(image), image.message.header
         if (odometry := self.subscriptions_.get("odom")) is not None:
             odometry.poll()  # what was sent before the image
         with self._busy:
-            if self.reference is not None:
-                self.reference.stamp = taken.stamp
+            if camera.reference is not None:
+                camera.reference.stamp = taken.stamp
+                self.session.inspector.render = camera.reference
             frame = self.session.inspect(taken)
             self.memory.add(frame)
             self.patrols.add(frame)
         started = time.perf_counter()
-        self.outputs.frame(frame, header)
+        self.outputs.frame(frame, header, camera.prefix)
         self.transforms.correct(frame.map_from_odom, frame.stamp)
         if (route := self.memory.route()) is not None:
             self.outputs.route(route, header)
@@ -265,7 +299,7 @@ class InspectorNode(ManagedNode):
     def _failed(self, error: Exception) -> None:
         if isinstance(error, decoding.MessageDefect):
             self.failure = f"image is ignored: {error}"
-            self._refuse("image", error)
+            self._refuse(f"{self.cameras[0].prefix}image", error)
         else:
             self.failure = f"a frame could not be inspected: {type(error).__name__}: {error}"
             self.warn(type(error).__name__, self.failure)
@@ -335,14 +369,15 @@ class InspectorNode(ManagedNode):
     # diagnostics
 
     def heard(self, hardware: str, values: dict) -> None:
-        if self.reference is not None:
-            self.reference.hear(values)
+        for reference in self._references:
+            reference.hear(values)
 
     def doubt(self) -> str:
         """The frame is inspected, but by what, or who else says so too, or for how long it is remembered is not as it should be."""
         doubts = [super().doubt(), *(source.doubt() for source in self.inputs.values())]
-        if self.reference is not None:
-            doubts.append(self.reference.doubt())
+        doubts += [reference.doubt() for reference in self._references]
+        if self.state == "active" and len(self.cameras) > 1:  # of one alone it is said that the state is stale
+            doubts += [camera.complaint(self.values.stale_after) for camera in self.cameras]
         if self.memory is not None:
             doubts.append(self.memory.trouble)
         if self.patrols is not None:
@@ -352,49 +387,29 @@ class InspectorNode(ManagedNode):
     def health(self) -> Health:
         refused = sum(source.refused for source in self.inputs.values())
         values = {"frames": self.worker.done, "dropped": self.worker.dropped, "refused messages": refused}
-        if self.reference is not None:
-            values |= {"reference views": self.reference.answered, "reference views missed": self.reference.unanswered}
+        if references := self._references:
+            answered, missed = (sum(getattr(r, name) for r in references) for name in ("answered", "unanswered"))
+            values |= {"reference views": answered, "reference views missed": missed}
         frame = self.frame
         if frame is not None:
-            inspection = frame.inspection
-            values |= {
-                "stamp": frame.stamp,
-                "state": inspection.state,
-                "verdict": inspection.localization.verdict,
-                "why": inspection.message,
-            }
-            values |= {
-                "inliers": inspection.localization.inliers,
-                "tracks": sum(t.confirmed for t in inspection.tracks),
-                "inspected %": 100 * self.session.inspected.share,
-            }
-            values |= {f"ms {stage}": ms for stage, ms in inspection.ms.items()} | {"ms publish": self.publishing_ms}
+            values |= values_of(frame, self.session.inspected.share) | {"ms publish": self.publishing_ms}
         return Health(*self._judge(frame), values)
 
     def _judge(self, frame: PatrolFrame | None) -> tuple[int, str]:
         if not self.values.enabled:
             return OK, "disabled by parameter"
-        patience = {"image": self.values.stale_after, "odom": self.values.stale_after}
-        if self.live.camera is None:
-            patience["camera_info"] = 0.0
-        for name, seconds in patience.items():
-            if why := self.inputs[name].complaint(seconds):
-                return STALE, why
+        silent = [camera.complaint(self.values.stale_after) for camera in self.cameras]
+        if all(silent):
+            return STALE, silent[0]
+        if why := self.inputs["odom"].complaint(self.values.stale_after):
+            return STALE, why
         if self.failure:
             return ERROR, self.failure
         if frame is None:
-            waiting = self.reference is not None and self.reference.discovering
+            waiting = any(reference.discovering for reference in self._references)
             return OK, "waiting for the renderer" if waiting else "waiting for the first frame"
-        inspection = frame.inspection
-        level = {"ok": OK, "degraded": WARN, "lost": ERROR}[inspection.state]
-        if self.reference is not None and (why := self.reference.complaint):
-            return max(level, WARN), why
-        if level == OK and (inspection.mask == UNCOVERED).all():
-            return WARN, "the survey saw nothing of what is in view: nothing is said of it"
-        if level == OK and self.odometry_away is not None and self.odometry_away > OdometryOptions.gap:
-            away = f"the nearest is {self.odometry_away:.1f} s away; do camera and odometry share a clock?"
-            return WARN, f"no odometry at the image's stamp: {away}"
-        return level, inspection.message or "ok"
+        complaint = next(filter(None, (reference.complaint for reference in self._references)), "")
+        return judged(frame, complaint, self.odometry_away)
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from omniad_ros.core.feedback import OmniadError
@@ -16,7 +17,21 @@ SMALLEST = 32
 
 
 @dataclass(frozen=True)
-class InspectorParameters:
+class CameraParameters:
+    """Of one camera; of a rig of several they stand below the camera's name."""
+
+    rectified: bool = parameter(False, "The images are already rectified: use camera_info's P instead of K and D.")
+    camera_frame: str = parameter("", "Optical frame of the camera; empty for whatever the images say.")
+    camera_xyz: tuple = parameter(
+        (0.0, 0.0, 0.0), "Place of the camera on the robot in metres, where /tf does not say.", length=3
+    )
+    camera_rpy: tuple = parameter(
+        (0.0, 0.0, 0.0), "Roll, pitch and yaw in radians of the camera's body (x forward, z up) on the robot.", length=3
+    )
+
+
+@dataclass(frozen=True)
+class InspectorParameters(CameraParameters):
     """What stands in config/inspect.yaml; the descriptions are what ``ros2 param describe`` shows."""
 
     site: str = parameter("", SITE, runtime=True)
@@ -62,24 +77,20 @@ class InspectorParameters:
         0.0, "Metres across under which a region is left out, by the reference's depth.", minimum=0.0, maximum=100.0,
         runtime=True,
     )  # fmt: skip
+    cameras: str = parameter(
+        "", "Names of the robot's cameras, with spaces between; each has its topics in a namespace of its own (NAME/image, NAME/heatmap "
+        "...). Empty for one camera, without a name. As nerf_renderer has it.",
+    )  # fmt: skip
     compressed: bool = parameter(
         False, "Subscribe image/compressed instead of image; the latter may be remapped to either of the two names."
     )
-    rectified: bool = parameter(False, "The images are already rectified: use camera_info's P instead of K and D.")
     map_frame: str = parameter(MAP_FRAME, "Name of the map's frame in all that is published; as nerf_renderer has it.")
     odom_frame: str = parameter("", "Frame of the odometry; empty for whatever the odometry says.")
     base_frame: str = parameter(
         "", "Frame of the robot; empty for the odometry's child_frame_id, base_link where that is empty too."
     )
-    camera_frame: str = parameter("", "Optical frame of the camera; empty for whatever the images say.")
     extrinsics_from_tf: bool = parameter(
         True, "Take the camera's place on the robot from /tf where tf2_ros is installed."
-    )
-    camera_xyz: tuple = parameter(
-        (0.0, 0.0, 0.0), "Place of the camera on the robot in metres, where /tf does not say.", length=3
-    )
-    camera_rpy: tuple = parameter(
-        (0.0, 0.0, 0.0), "Roll, pitch and yaw in radians of the camera's body (x forward, z up) on the robot.", length=3
     )
     use_initial_pose: bool = parameter(False, "Begin at initial_pose; false finds the first frame from the map alone.")
     initial_pose: tuple = parameter(
@@ -112,6 +123,7 @@ class InspectorParameters:
             raise OmniadError(f"parameter reference is '{self.reference}', must be one of {', '.join(REFERENCES)}")
         if not self.map_frame:
             raise OmniadError("parameter map_frame is empty; it names the map in what is published, as 'map'")
+        camera_names(self.cameras)
         if 0 < self.longest_side < SMALLEST:
             raise OmniadError(
                 f"parameter longest_side is {self.longest_side}, must be 0 (the site's) or at least {SMALLEST}"
@@ -132,3 +144,17 @@ class InspectorParameters:
         if self.threshold > 0:
             return self.threshold
         return detector.threshold_at(self.false_alarm_rate) if self.false_alarm_rate > 0 else detector.threshold
+
+
+def camera_names(cameras: str) -> list[str]:
+    """The names in a parameter ``cameras``; one empty name for the one camera of a robot that has one.
+
+    Raises OmniadError where one can be no part of a topic's name, or stands twice.
+    """
+    names = cameras.replace(",", " ").split()
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            raise OmniadError(f"parameter cameras names a camera '{name}'; names are letters, digits and underscores")
+        if names.count(name) > 1:
+            raise OmniadError(f"parameter cameras names the camera {name} twice")
+    return names or [""]

@@ -15,7 +15,9 @@ from omniad_ros.core.geometry import Camera, Pose
 from omniad_ros.recordings import Frame
 from omniad_ros.recordings import messages as decoding
 from omniad_ros.recordings.frames import ROBOT_FRAMES
-from omniad_ros.ros.transforms import Transforms
+from omniad_ros.ros import messages
+from omniad_ros.ros.inspector_parameters import CameraParameters
+from omniad_ros.ros.transforms import FrameName, Transforms
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,21 @@ class LiveImage:
 
 
 class LiveFrames:
-    """Of one robot; lives from the node's activation to its deactivation.
+    """Of one camera of a robot; lives from the node's activation to its deactivation.
 
-    rectified: the images are, by their driver; said: called once with each thing that was assumed.
+    eye: the camera's name, empty where the robot has one; rectified: the images are, by their driver; said: called once with each thing
+    that was assumed.
     The ``take_…`` raise MessageDefect where a message cannot be right.
     """
 
-    def __init__(self, transforms: Transforms, rectified: bool, said: Callable[[str], None]):
+    def __init__(self, transforms: Transforms, values: CameraParameters, said: Callable[[str], None], eye: str = ""):
+        self.eye = eye
+        self.camera_frame = FrameName(values.camera_frame)
+        self.mount = messages.extrinsics(values.camera_xyz, values.camera_rpy)
+        """Where /tf does not say."""
         self.camera: Camera | None = None
         """As the newest camera_info has it."""
-        self._transforms, self._rectified, self._said = transforms, rectified, said
+        self._transforms, self._rectified, self._said = transforms, values.rectified, said
         self._assumed: set[str] = set()
 
     def take_info(self, message: CameraInfo) -> None:
@@ -52,7 +59,7 @@ class LiveFrames:
     def take_image(self, message: Image | CompressedImage) -> LiveImage | None:
         """None as long as no camera_info came."""
         decoding.check_stamp(message.header)
-        self._transforms.camera_frame.check("header.frame_id", message.header.frame_id)
+        self.camera_frame.check("header.frame_id", message.header.frame_id)
         width, height = decoding.image_size(message)
         if self.camera is None:
             return None
@@ -65,8 +72,8 @@ class LiveFrames:
     def frame(self, image: LiveImage) -> Frame:
         """The image decoded, with the camera's place on the robot. Raises MessageDefect; for the worker's thread."""
         stamp = decoding.nanoseconds(image.message.header.stamp)
-        mount = self._transforms.base_from_camera(image.message.header)
-        return Frame(stamp, f"{stamp:019d}", decoding.image_to_rgb(image.message), image.camera, mount)
+        mount = self._transforms.base_from_camera(image.message.header, self.mount)
+        return Frame(stamp, f"{stamp:019d}", decoding.image_to_rgb(image.message), image.camera, mount, self.eye)
 
     def _assumed_base(self) -> str:
         """The robot's frame where odometry does not name it, as in a bag."""

@@ -23,13 +23,17 @@ from omniad_ros.site import SparsePoints
 class InspectorOutputs:
     """The publishers, from the node's configuration to its cleanup; silent while it is not active."""
 
-    def __init__(self, node: ManagedNode, patrols: NodePatrols):
+    def __init__(self, node: ManagedNode, patrols: NodePatrols, cameras: list[str]):
+        """cameras: what stands before the names of each camera's topics."""
         self._node, self._patrols, self._map_frame = node, patrols, node.values.map_frame
         self._markers = TrackMarkers()
-        kinds = [
-            ("heatmap", Image, OUTPUT), ("heatmap_independent", Image, OUTPUT), ("overlay", Image, OUTPUT),
-            ("mask", Image, OUTPUT), ("markers", MarkerArray, OUTPUT), ("pose", PoseWithCovarianceStamped, OUTPUT),
-            ("heatmap/camera_info", CameraInfo, OUTPUT),
+        seen = [
+            ("heatmap", Image), ("heatmap_independent", Image), ("overlay", Image), ("mask", Image),
+            ("pose", PoseWithCovarianceStamped), ("heatmap/camera_info", CameraInfo),
+        ]  # fmt: skip
+        kinds = [(prefix + name, kind, OUTPUT) for prefix in cameras for name, kind in seen]
+        kinds += [
+            ("markers", MarkerArray, OUTPUT),
             ("map_points", PointCloud2, LATCHED), ("route", Path, LATCHED), ("coverage", OccupancyGrid, LATCHED),
             ("findings", OccupancyGrid, LATCHED),
         ]  # fmt: skip
@@ -40,25 +44,27 @@ class InspectorOutputs:
     def destroy(self) -> None:
         self._node.destroy_all(*self._publishers.values())
 
-    def frame(self, frame: PatrolFrame, header: Header) -> None:
-        """What was found in a frame; header: of its image."""
+    def frame(self, frame: PatrolFrame, header: Header, camera: str = "") -> None:
+        """What was found in a frame; header: of its image; camera: what stands before the names of its camera's topics."""
         inspection, publishers = frame.inspection, self._publishers
         in_map = Header(stamp=header.stamp, frame_id=self._map_frame)
         # what is small goes first: behind images that fill DDS's shared memory it would have to be sent twice
         if inspection.pose is not None:
-            publishers["pose"].publish(messages.pose_with_covariance(inspection.pose, frame.covariance, in_map))
+            publishers[camera + "pose"].publish(
+                messages.pose_with_covariance(inspection.pose, frame.covariance, in_map)
+            )
         tracks = [(track, self._patrols.known(track)) for track in self._patrols.loud(inspection.tracks)]
         displays = publishers["markers"].get_subscription_count()
         publishers["markers"].publish(self._markers.update(tracks, in_map, displays))
         if "detections" in publishers:
             publishers["detections"].publish(detections_message(tracks, in_map))
-        publishers["heatmap/camera_info"].publish(messages.camera_info_message(frame.camera, header))
-        publishers["heatmap"].publish(messages.image_message(inspection.heatmap, header))
-        publishers["mask"].publish(messages.image_message(inspection.mask, header))
-        if publishers["heatmap_independent"].get_subscription_count():
-            publishers["heatmap_independent"].publish(messages.image_message(inspection.independent, header))
-        if publishers["overlay"].get_subscription_count():
-            publishers["overlay"].publish(messages.image_message(overlay(frame.image, inspection), header))
+        publishers[camera + "heatmap/camera_info"].publish(messages.camera_info_message(frame.camera, header))
+        publishers[camera + "heatmap"].publish(messages.image_message(inspection.heatmap, header))
+        publishers[camera + "mask"].publish(messages.image_message(inspection.mask, header))
+        if publishers[camera + "heatmap_independent"].get_subscription_count():
+            publishers[camera + "heatmap_independent"].publish(messages.image_message(inspection.independent, header))
+        if publishers[camera + "overlay"].get_subscription_count():
+            publishers[camera + "overlay"].publish(messages.image_message(overlay(frame.image, inspection), header))
 
     def floor(self, inspected: InspectedMap, tracks: list[Track], header: Header) -> None:
         """From above: what of the place was inspected, and where something was found, up to the frame with this header."""

@@ -36,8 +36,13 @@ def parameter(default, description: str, minimum=None, maximum=None, runtime: bo
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def declare(node: Node, values: T, check: Callable[[T], None], changed: Callable[[T], None]) -> T:
+def declare(
+    node: Node, values: T, check: Callable[[T], None] = lambda values: None,
+    changed: Callable[[T], None] = lambda values: None, prefix: str = "",
+) -> T:  # fmt: skip
     """Declare every field of the dataclass instance ``values`` (its defaults) on the node; returns the values in effect.
+
+    prefix: before the names of the parameters.
 
     check: called with the values that are asked for, may raise OmniadError to refuse them and must change nothing;
     changed: called with those that were accepted. What is set together is accepted or refused together.
@@ -48,21 +53,24 @@ def declare(node: Node, values: T, check: Callable[[T], None], changed: Callable
         try:
             default = getattr(values, name)
             default = list(default) if field.metadata["length"] else default
-            given = node.declare_parameter(name, default, _descriptor(field)).value
+            given = node.declare_parameter(prefix + name, default, _descriptor(field)).value
         except InvalidParameterTypeException as error:
-            raise OmniadError(f"parameter {name} has the wrong type: {error}") from None
+            raise OmniadError(f"parameter {prefix}{name} has the wrong type: {error}") from None
         except InvalidParameterValueException as error:
-            raise OmniadError(f"parameter {name} is refused: {error}") from None
+            raise OmniadError(f"parameter {prefix}{name} is refused: {error}") from None
         values = dataclasses.replace(values, **{name: tuple(given) if field.metadata["length"] else given})
         if reason := _refusal(field, given):
             raise OmniadError(reason)
 
+    def own(parameters) -> dict:
+        return {p.name.removeprefix(prefix): p.value for p in parameters if p.name.removeprefix(prefix) in fields}
+
     def candidate(parameters) -> T:
-        return dataclasses.replace(values, **{p.name: p.value for p in parameters if p.name in fields})
+        return dataclasses.replace(values, **own(parameters))
 
     def validate(parameters) -> SetParametersResult:
-        for parameter in parameters:
-            if parameter.name in fields and (reason := _refusal(fields[parameter.name], parameter.value)):
+        for name, value in own(parameters).items():
+            if reason := _refusal(fields[name], value):
                 return SetParametersResult(successful=False, reason=reason)
         try:
             check(candidate(parameters))

@@ -203,13 +203,15 @@ def stop_all(processes: list[NodeProcess]) -> None:
 class RobotTopics:
     """Where a robot publishes, by full names or relative to the nodes' namespace.
 
-    compressed: the images are CompressedImage, as they also are where ``image`` ends in ``/compressed``.
+    compressed: the images are CompressedImage, as they also are where ``image`` ends in ``/compressed``; cameras: names of several, as
+    of the parameter, for which ``{camera}`` stands in the topics.
     """
 
     image: str
     camera_info: str
     odom: str
     compressed: bool = False
+    cameras: str = ""
 
 
 def run_site(
@@ -226,17 +228,22 @@ def run_site(
     Raises OmniadError where the site, a name or a file cannot be used, or a node ends by itself.
     """
     from omniad_ros.recordings.messages import is_rectified
-    from omniad_ros.ros.topics import check_namespace, check_topic, says
+    from omniad_ros.ros.topics import camera_remappings, check_namespace, check_topic, says
     from omniad_ros.site import Site
 
     if parameters_file is not None and not parameters_file.is_file():
         raise OmniadError(f"{parameters_file} is not a file of parameters")
     namespace = check_namespace(namespace)
-    remappings = {name: check_topic(getattr(topics, name), namespace) for name in ("image", "camera_info", "odom")}
+    if viewer and topics.cameras:
+        raise OmniadError("the live view shows a robot with one camera; leave --viewer or --cameras out")
+    remappings = camera_remappings(topics.cameras, topics.image, topics.camera_info, namespace)
+    remappings["odom"] = check_topic(topics.odom, namespace)
     Site.open(site, verify=False)
     given = {"site": str(Path(site).resolve())}
     if parameters_file is None or not says(parameters_file, "rectified"):
-        given["rectified"] = is_rectified(remappings["image"])
+        given["rectified"] = all(is_rectified(topic) for name, topic in remappings.items() if name.endswith("image"))
+    if topics.cameras:
+        given["cameras"] = topics.cameras
     own = {"compressed": True} if topics.compressed else {}
     common = {"namespace": namespace, "parameters_file": parameters_file, "output": output, "remappings": remappings}
     with contextlib.ExitStack() as stack:

@@ -50,14 +50,15 @@ class ReferenceClient:
     """Seconds after `open` in which a renderer that has not answered yet may simply not have been found yet."""
     REPEAT = 0.5
 
-    def __init__(self, node: ManagedNode, site: Site, timeout: float, detailed: bool = True):
+    def __init__(self, node: ManagedNode, site: Site, timeout: float, detailed: bool = True, prefix: str = ""):
+        """prefix: before the topics' names, of one of several cameras."""
         self.node, self.timeout = node, timeout
         self.foreign = False
         """The renderer that answers has another site's field or photographs."""
         self.refusal = ""
         """Why the newest answer was not used; empty where it was."""
         self._renderers = Speakers()
-        self._digest, self._topics = reference_digest(site), reference_topics(site)
+        self._digest, self._topics = reference_digest(site), reference_topics(site, prefix)
         if not detailed:
             self._topics.pop(DETAIL, None)
         self.stamp = 0
@@ -68,7 +69,7 @@ class ReferenceClient:
         self._opened = -self.DISCOVERY
         self._arrived = threading.Condition()
         self._parts: dict[str, object] = {}
-        self._request = node.create_lifecycle_publisher(PoseStamped, "reference/request", OUTPUT)
+        self._request = node.create_lifecycle_publisher(PoseStamped, f"{prefix}reference/request", OUTPUT)
         self._answers = [
             node.create_subscription(Image, topic, partial(self._take, part), OUTPUT)
             for part, topic in self._topics.items()
@@ -161,7 +162,7 @@ class ReferenceClient:
 
     def hear(self, values: dict) -> None:
         """What a node says of itself in /diagnostics."""
-        if values.get(ANSWERS_ON) == self._answers[0].topic_name and values.get(REFERENCE):
+        if self._answers[0].topic_name in values.get(ANSWERS_ON, "").split() and values.get(REFERENCE):
             self.foreign = values[REFERENCE] != self._digest
             self._renderers.heard(values.get(INSTANCE))
 
@@ -179,13 +180,13 @@ class ReferenceClient:
         return ""
 
 
-def reference_topics(site: Site) -> dict[str, str]:
-    """The topics on which the parts of a `ReferenceView` of this site are published, the image first: without photographs it is
+def reference_topics(site: Site, prefix: str = "") -> dict[str, str]:
+    """The topics, with this before their names, on which the parts of a `ReferenceView` of this site are published, the image first: without photographs it is
     not redrawn, and nothing bears it out; without the camera's size there is no detail."""
     lacking = set() if has_photographs(site) else {*ONE_CHANNEL, DETAIL}
     if site.detail_camera(site.mapped.camera) is None:
         lacking.add(DETAIL)
-    return {part: topic for part, topic in TOPICS.items() if part not in lacking}
+    return {part: prefix + topic for part, topic in TOPICS.items() if part not in lacking}
 
 
 def reference_digest(site: Site) -> str:

@@ -18,7 +18,10 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.recordings import messages as decoding
+from omniad_ros.ros.inspector_parameters import camera_names
 
+IMAGE, CAMERA_INFO, CAMERA = "/camera/image_raw", "/camera/camera_info", "{camera}"
+"""Topics of a camera where nobody says otherwise; and what stands for its name in the topics of a rig of several."""
 COMPRESSED = "/compressed"
 """What image_transport puts behind a camera's topic."""
 
@@ -48,6 +51,29 @@ def check_topic(name: str, namespace: str) -> str:
     return full
 
 
+def camera_remappings(cameras: str, image: str, camera_info: str, namespace: str) -> dict[str, str]:
+    """The full names of the topics that the nodes' ``image`` and ``camera_info`` are remapped to, of each camera that the parameter
+    ``cameras`` names; these stand as ``{camera}`` in what is given, and in the topics that are by default.
+
+    Raises OmniadError where a name cannot be, or all cameras would have one topic.
+    """
+    names, given = camera_names(cameras), {"image": image, "camera_info": camera_info}
+    if names == [""]:
+        return {part: check_topic(name, namespace) for part, name in given.items()}
+    for part, default in (("image", IMAGE), ("camera_info", CAMERA_INFO)):
+        if given[part] == within(namespace.rpartition("/")[0], default.lstrip("/")) or given[part] == default:
+            given[part] = given[part].replace("/camera/", f"/{CAMERA}/")
+        if CAMERA not in given[part]:
+            raise OmniadError(
+                f"'{given[part]}' is the topic of one camera: write {CAMERA} where the names of several stand"
+            )
+    return {
+        f"{name}/{part}": check_topic(topic.replace(CAMERA, name), namespace)
+        for name in names
+        for part, topic in given.items()
+    }
+
+
 def camera_topic(name: str, compressed: bool) -> tuple[str, bool]:
     """(topic, whether it carries CompressedImage): with ``compressed``, `X` and `X/compressed` are the same, the latter."""
     if compressed and not name.endswith(COMPRESSED):
@@ -55,16 +81,16 @@ def camera_topic(name: str, compressed: bool) -> tuple[str, bool]:
     return name, name.endswith(COMPRESSED)
 
 
-def image_subscription(node: Node, compressed: bool) -> tuple[type, str]:
-    """(type, full name) of the images that a node takes for its topics ``image`` and ``image/compressed``.
+def image_subscription(node: Node, compressed: bool, prefix: str = "") -> tuple[type, str]:
+    """(type, full name) of the images that a node takes for its topics ``image`` and ``image/compressed``, with this before them.
 
     Who remaps ``image/compressed`` has it; else it follows ``image``, whichever of the two names that was remapped to.
     """
-    own = "image" + COMPRESSED
+    own = f"{prefix}image{COMPRESSED}"
     remapped = node.resolve_topic_name(own)
     if compressed and remapped != node.resolve_topic_name(own, only_expand=True):
         return CompressedImage, remapped
-    topic, packed = camera_topic(node.resolve_topic_name("image"), compressed)
+    topic, packed = camera_topic(node.resolve_topic_name(f"{prefix}image"), compressed)
     return (CompressedImage if packed else Image), topic
 
 

@@ -62,7 +62,6 @@ class Transforms:
         self.node = node
         self.odom_frame = FrameName(values.odom_frame)
         self.base_frame = FrameName(values.base_frame)
-        self.camera_frame = FrameName(values.camera_frame)
         self.map_from_odom: Pose | None = None
         self._map_frame, self._ahead = values.map_frame, round(values.transform_tolerance * SECOND)
         self._told = 0
@@ -70,7 +69,6 @@ class Transforms:
         self._sent: deque[int] = deque(maxlen=100)
         self._rival_at = -self.RIVAL_FOR
         self._lock = threading.Lock()
-        self._from_parameters = messages.extrinsics(values.camera_xyz, values.camera_rpy)
         self._buffer = self._listener = self._broadcaster = self._others = None
         if tf2_ros is not None and values.extrinsics_from_tf:
             self._buffer = tf2_ros.Buffer()
@@ -88,14 +86,14 @@ class Transforms:
         if self._listener is not None:
             self._listener.unregister()
 
-    def base_from_camera(self, header: Header) -> Pose:
-        """The camera's place on the robot: /tf's at the image's stamp, else /tf's latest, else the parameters'.
+    def base_from_camera(self, header: Header, otherwise: Pose) -> Pose:
+        """The camera's place on the robot: /tf's at the image's stamp, else /tf's latest, else that of the parameters.
 
         Raises MessageDefect where /tf says what cannot be.
         """
         camera = header.frame_id.lstrip("/")
         if self._buffer is None or not self.base_frame.name or not camera:
-            return self._from_parameters
+            return otherwise
         for when in (Time.from_msg(header.stamp), Time()):
             try:
                 found = self._buffer.lookup_transform(self.base_frame.name, camera, when)
@@ -106,7 +104,7 @@ class Transforms:
             f"/tf does not say where {camera} is on {self.base_frame.name}; camera_xyz and camera_rpy are used",
             throttle_duration_sec=30.0,
         )
-        return self._from_parameters
+        return otherwise
 
     def correct(self, map_from_odom: Pose | None, stamp: int) -> None:
         """A frame of this stamp, in nanoseconds, says where the odometry's origin is in the map."""
