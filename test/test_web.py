@@ -17,6 +17,7 @@ from omniad_ros import cli
 from omniad_ros.living import PatrolStore
 from omniad_ros.living.schema import Finding, Patrol, Sighting
 from omniad_ros.site import Site
+from omniad_ros.versions import next_version, roll_back
 
 pytest.importorskip("fastapi", reason="the operator's page needs fastapi")
 from fastapi.testclient import TestClient
@@ -71,6 +72,19 @@ def test_pages_and_programs_are_told_what_the_store_holds(served, client):
     assert "&lt;script&gt;" in client.get(f"/sites/{name}/patrols/1").text
     paths = client.get("/api/openapi.json").json()["paths"]
     assert "/api/sites/{site}/findings/{finding}/verdict" in paths
+
+
+def test_versions_of_the_site_are_told(served, client):
+    site, name = served[0], served[0].path.name
+    assert "Versions of the site" not in client.get(f"/sites/{name}").text
+    with next_version(site) as (_, _, notes):
+        notes |= {"taken_in": [1], "changes": NASTY}
+    page = client.get(f"/sites/{name}").text
+    assert "<b>2</b> (in use)" in page and "&lt;script&gt;" in page and "<script>alert" not in page
+    assert "normal since version 2" in client.get(f"/sites/{name}/findings/F1").text
+    roll_back(site, 1)
+    assert "<b>1</b> (in use)" in client.get(f"/sites/{name}").text
+    assert "normal since" not in client.get(f"/sites/{name}/findings/F1").text
 
 
 def test_what_is_wrong_is_said_in_a_sentence(served, client):

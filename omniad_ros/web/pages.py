@@ -70,7 +70,7 @@ class Pages:
         return self._page(
             "site.html", site=site, show=show, findings=found, more=found[-1].id if more else None, zones=zones,
             filters={name: (words, _count(counts, name)) for name, words in FILTERS.items()}, patrols=store.patrols(12),
-            plan=plan_svg(place, on_plan, zones),
+            plan=plan_svg(place, on_plan, zones), versions=place.versions(),
         )  # fmt: skip
 
     def finding(self, site: str, finding: str, show: str = "open") -> str:
@@ -80,8 +80,15 @@ class Pages:
         older = place.store.findings(states, 1, verdicts=given, before=found.id)
         newer = place.store.findings(states, 1, verdicts=given, after=found.id)
         seen = [s for s in reversed(found.sightings) if s.frame]
+        versions = place.versions()
+        current = next(v for v in versions if v.current)
+        since = (
+            min((v.number for v in versions if found.id in v.taken_in), default=None)
+            if found.id in current.taken_in
+            else None
+        )
         return self._page(
-            "finding.html", site=site, finding=found, latest=seen[0] if seen else None, sightings=list(reversed(found.sightings)),
+            "finding.html", since=since, site=site, finding=found, latest=seen[0] if seen else None, sightings=list(reversed(found.sightings)),
             given=list(reversed(found.verdicts)), show=show, following=older[0].name if older else None,
             previous=newer[0].name if newer else None, plan=plan_svg(place, [found], place.store.zones()),
         )  # fmt: skip

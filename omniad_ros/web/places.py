@@ -14,6 +14,7 @@ from omniad_ros.living import PatrolStore
 from omniad_ros.living.store import UnknownError
 from omniad_ros.report.floorplan import PlanFrame, background, extent_of
 from omniad_ros.site import Site, SparsePoints
+from omniad_ros.versions import Version, history
 
 NEAR = 2.5
 """Metres around a finding whose points are shown with it."""
@@ -27,6 +28,10 @@ class Place:
     name: str
     site: Site
     store: PatrolStore
+
+    def versions(self) -> list[Version]:
+        """Of the site as it lies in its folder now, the newest first."""
+        return history(Site.open(self.site.path, verify=False))[::-1]
 
     @cached_property
     def points(self) -> SparsePoints:
