@@ -1,5 +1,6 @@
 """Recordings as other people make them: each of these was read wrongly, or not at all, somewhere; each stands for its kind."""
 
+import itertools
 import json
 import shutil
 
@@ -394,3 +395,48 @@ def test_masks_beside_images_and_pictures_of_a_phone_are_said(tmp_path, caplog):
     assert (
         said(caplog, "12 masks") and said(caplog, "12 depth maps") and said(caplog, "HEIC") and said(caplog, "COLMAP")
     )
+
+
+# ---- several cameras
+
+
+def rig(path, second="/rear/camera_info"):
+    """A bag of a robot with a camera ahead and one behind, which takes its pictures half a step later."""
+
+    def behind(writer):
+        edges = [transform("base_link", "rear_optical", (-0.2, 0, 0.6), (0.5, 0.5, 0.5, 0.5))]
+        writer.put("/tf_static", bags.make("TFMessage", edges), 99.4)
+        for i in range(12):
+            time = 100.05 + 0.1 * i
+            writer.put("/rear/image_raw", bags.image(i, time, frame="rear_optical"), time)
+            writer.put(second, bags.camera_info(time, 170.0), time)
+
+    return drive(
+        path, range(12), topic="/front/image_raw", info_topic="/front/camera_info", further=behind,
+    )  # fmt: skip
+
+
+def test_a_patrol_of_several_cameras_is_read_by_stamps(tmp_path):
+    options = BagOptions(rig=("/front/image_raw", "/rear/image_raw"))
+    source = open_frames(rig(tmp_path / "bag"), options)
+    frames = list(source.open_frames())
+    assert source.count == len(frames) == 24 and len({frame.name for frame in frames}) == 24
+    assert [frame.eye for frame in frames[:4]] == ["front", "rear", "front", "rear"]
+    assert all(a.stamp < b.stamp for a, b in itertools.pairwise(frames))
+    front, rear = frames[:2]
+    assert (front.camera.fx, rear.camera.fx) == (150, 170)
+    assert np.allclose(front.base_from_camera.translation, (0.1, 0, 0.7))
+    assert np.allclose(rear.base_from_camera.translation, (-0.2, 0, 0.6))
+
+
+def test_what_cannot_be_read_of_several_cameras_is_said(tmp_path):
+    topics = "/front/image_raw", "/rear/image_raw"
+    path = rig(tmp_path / "bag")
+    with pytest.raises(OmniadError, match="one camera"):
+        read_bag(path, BagOptions(rig=topics))
+    with pytest.raises(OmniadError, match="leave the options out"):
+        open_frames(path, BagOptions(rig=topics, camera_info="/front/camera_info"))
+    with pytest.raises(OmniadError, match="one topic"):
+        open_frames(path, BagOptions(rig=(topics[0], topics[0])))
+    with pytest.raises(OmniadError, match="/up/image_raw"):
+        open_frames(path, BagOptions(rig=(topics[0], "/up/image_raw")))

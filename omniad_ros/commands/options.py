@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Fixed, Suppress, arg, create_mutex_group
+from tyro.conf import Fixed, Suppress, UseAppendAction, arg, create_mutex_group
 from tyro.constructors import PrimitiveConstructorSpec
 
 from omniad_ros.core.feedback import OmniadError
@@ -89,8 +89,8 @@ class CommandOptions:
 class RecordingOptions:
     """Which topics of a bag are read, and where its camera is."""
 
-    image: Annotated[str | None, unset("TOPIC")] = None
-    """A bag's topic of the images; found by its type if not given."""
+    image: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="TOPIC")]] = ()
+    """A bag's topic of the images; found by its type if not given. Of a patrol, several times for several cameras."""
     camera_info: Annotated[str | None, unset("TOPIC")] = None
     """A bag's topic of the calibration; found by its type if not given."""
     odom: Annotated[str | None, unset("TOPIC")] = None
@@ -105,7 +105,8 @@ class RecordingOptions:
 
         xyz, rpy = self.camera_xyz, self.camera_rpy
         mount = mounted(xyz or (0, 0, 0), rpy or (0, 0, 0)) if xyz or rpy else None
-        return BagOptions(self.image, self.camera_info, self.odom, mount)
+        image, rig = (self.image[0], ()) if len(self.image) == 1 else (None, self.image)
+        return BagOptions(image, rig, self.camera_info, self.odom, mount)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,11 @@ Topics are found by type and name; odometry is interpolated at each image's stam
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +38,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BagOptions:
-    """Which topics are read, None for the ones that fit. base_from_camera: the optical frame on the robot, None for /tf's."""
+    """Which topics are read, None for the ones that fit. rig: topics of the images of several cameras, for a patrol of all of them;
+    base_from_camera: the optical frame on the robot, None for /tf's."""
 
     image: str | None = None
+    rig: tuple[str, ...] = ()
     camera_info: str | None = None
     odometry: str | None = None
     base_from_camera: Pose | None = None
@@ -98,11 +101,47 @@ def is_bag(path: Path) -> bool:
 
 def open_bag(path: Path, options: BagOptions | None = None) -> FrameSource:
     """All frames of a bag, with its odometry. Raises OmniadError where the bag cannot be read or has no images."""
+    if options is not None and options.rig:
+        return _open_rig(path, options)
     recording = open_recording(path, options)
     odometry = tuple(zip(recording.odometry.stamps, recording.odometry.poses))
     return FrameSource(
         path, "bag", recording.camera, recording.camera_from, odometry, recording.topic.count, True, recording.frames
     )
+
+
+def _open_rig(path: Path, options: BagOptions) -> FrameSource:
+    """The frames of several cameras of one robot, by their stamps."""
+    if len(set(options.rig)) < len(options.rig):
+        raise OmniadError("two cameras have one topic of images")
+    if options.camera_info is not None or options.base_from_camera is not None:
+        raise OmniadError(
+            "of several cameras, camera_info is found by the names of their images, and their places by /tf_static; leave the options out"
+        )
+    sources = [open_bag(path, replace(options, image=topic, rig=())) for topic in options.rig]
+    for topic, source in zip(options.rig, sources, strict=True):
+        if source.camera_from != "file":
+            raise OmniadError(f"{path} has no camera_info for {topic}, so its camera is not known")
+
+    def frames_of(eye: str, source: FrameSource) -> Iterator[Frame]:
+        for frame in source.open_frames():
+            yield replace(frame, eye=eye, name=f"{frame.name}_{eye}")
+
+    def frames() -> Iterator[Frame]:
+        rows = (frames_of(*pair) for pair in zip(_eyes(options.rig), sources, strict=True))
+        return heapq.merge(*rows, key=lambda frame: frame.stamp)
+
+    return replace(sources[0], count=sum(source.count for source in sources), open_frames=frames)
+
+
+def _eyes(topics: Sequence[str]) -> list[str]:
+    """Names of cameras by their topics: the part in which these differ, as ``front`` of ``/front/image_raw``."""
+    rows = [topic.strip("/").split("/") for topic in topics]
+    if len({len(row) for row in rows}) == 1:
+        for parts in zip(*rows, strict=True):
+            if len(set(parts)) == len(topics):
+                return list(parts)
+    return ["_".join(row) for row in rows]
 
 
 def read_bag(path: Path, options: BagOptions | None = None, progress: Progress = quiet) -> SurveySource:
@@ -111,6 +150,8 @@ def read_bag(path: Path, options: BagOptions | None = None, progress: Progress =
     Raises OmniadError where the bag cannot be read or has no images.
     """
     options = options or BagOptions()
+    if options.rig:
+        raise OmniadError("a survey is of one camera: give one topic of images")
     recording = open_recording(path, options)
     selector, chosen, facts = KeyframeSelector(options.keyframes), [], []
     for index, frame in enumerate(recording.frames()):

@@ -261,7 +261,7 @@ def _key(site: Site, source: FrameSource, own: Path, options: InspectOptions) ->
 
 def _frame_row(frame: PatrolFrame, inspection: Inspection) -> dict:
     refined, known = inspection.localization.pose, inspection.pose
-    return {
+    return ({"camera": frame.frame.eye} if frame.frame.eye else {}) | {
         "name": frame.frame.name, "stamp": frame.stamp / SECOND, "state": inspection.state, "message": inspection.message,
         "map_from_camera": None if refined is None else refined.matrix().round(6).tolist(),
         "pose": None if known is None else known.matrix().round(6).tolist(),
