@@ -46,7 +46,7 @@ def renew_detector(
             "the site's references are not redrawn from photographs, so it cannot follow its place; build it again"
         )
     detector = Detector.load(directory)
-    photographs = Photographs.load(directory / PHOTOGRAPHS).forgetting(changed)
+    photographs = Photographs.load(directory / PHOTOGRAPHS).forgetting(changed, field)
     if new:
         renderings = [field.render(camera, n.pose) for n in new]
         depths = [np.where(n.shown, r.depth, np.float32(np.nan)) for n, r in zip(new, renderings, strict=True)]

@@ -162,7 +162,7 @@ def run(site_path: Path, seed: int, folder: Path) -> list[dict]:
                 number = owners[near]
                 if gaps[near] < NEAR and number in shown:
                     found.add(number)
-                    if track.get("finding") and SCHEDULE[number].verdict and not track.get("verdict"):
+                    if track.get("finding") and SCHEDULE[number].there(patrol) and not track.get("verdict"):
                         store.give(track["finding"], SCHEDULE[number].verdict, "rounds")
                 else:
                     false += track.get("verdict", "") in ("", "confirmed")

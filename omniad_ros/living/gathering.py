@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from omniad_ros.core.feedback import Progress
 from omniad_ros.core.geometry import Box, Camera, Pose, Rectifier
@@ -41,7 +42,8 @@ class GatheringOptions:
     the width by which such pixels are widened; there: share of an accepted place's pixels above the threshold from which a frame shows
     that the change is there, and views: frames that must; own: share of a region's pixels that lie at an accepted change, and at no other
     finding, from which all of it is that change; cell: metres within which such pixels of several frames are one spot, and reach:
-    metres, at most, by which they enlarge the place, or its size where that is more; slack, share: metres, and share of its size, by
+    metres, at most, by which they enlarge the place, or its size where that is more; often: share of the frames that have such a
+    spot in view in which it must be one, cluster: spots that must hang together; slack, share: metres, and share of its size, by
     which a change may be larger than its box on each side."""
 
     most: int = 48
@@ -57,11 +59,15 @@ class GatheringOptions:
     own: float = 0.3
     cell: float = 0.05
     reach: float = 0.6
+    often: float = 0.3
+    cluster: int = 8
     slack: float = 0.03
     share: float = 0.05
 
 
 GATHERING = GatheringOptions()
+HIDDEN = 0.9
+"""Share of a point's depth before which nothing may stand that hides it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,13 +199,26 @@ class Gathering:
                 points = gathered.pose.apply(self.rays[beyond] * depth[beyond, None])
                 near = box.grown(max(GATHERING.reach, size.max())).holds(points)
                 seen.append(np.unique(np.floor(points[near] / GATHERING.cell).astype(int), axis=0))
-            cells, counts = np.unique(np.concatenate(seen), axis=0, return_counts=True)
-            cells = cells[counts >= GATHERING.views]
             margin = GATHERING.slack + GATHERING.share * size
-            boxes.append(Box(box.low - margin, box.high + margin))
-            if len(cells):
-                boxes.append(Box(cells.min(0) * GATHERING.cell, (cells.max(0) + 1) * GATHERING.cell))
+            cells, counts = np.unique(np.concatenate(seen), axis=0, return_counts=True)
+            often = GATHERING.often * self._views_of((cells + 0.5) * GATHERING.cell)
+            boxes += [
+                Box(box.low - margin, box.high + margin),
+                *_clusters(cells[counts >= np.maximum(GATHERING.views, often)]),
+            ]
         return boxes
+
+    def _views_of(self, points: np.ndarray) -> np.ndarray:
+        """(N,) in how many of the photographs the points (N, 3) are in view, with nothing before them."""
+        count = np.zeros(len(points), int)
+        for gathered in self.taken:
+            local = gathered.pose.inverse().apply(points)
+            with np.errstate(invalid="ignore"):
+                column, row = np.nan_to_num(self.camera.project(local), nan=-1).astype(int).T
+                inside = (column >= 0) & (row >= 0) & (column < self.camera.width) & (row < self.camera.height)
+                depth = gathered.depth[np.where(inside, row, 0), np.where(inside, column, 0)]
+                count += inside & ~(depth < HIDDEN * local[:, 2])
+        return count
 
     def shown(self, gathered: Gathered, boxes: Sequence[Box]) -> np.ndarray:
         """bool (h, w): where a photograph shows one of the ``boxes``, as it is now."""
@@ -240,3 +259,21 @@ def _gaps(depth: np.ndarray) -> np.ndarray:
     side = GATHERING.opened
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     return cv2.morphologyEx(np.uint8(~np.isfinite(depth)), cv2.MORPH_OPEN, kernel) > 0
+
+
+def _clusters(cells: np.ndarray) -> list[Box]:
+    """Boxes around what hangs together of cells (N, 3)."""
+    if not len(cells):
+        return []
+    low = cells.min(0)
+    grid = np.zeros(cells.max(0) - low + 1, bool)
+    grid[tuple((cells - low).T)] = True
+    labels, _ = ndimage.label(grid, np.ones((3, 3, 3)))
+    return [
+        Box(
+            (low + [part.start for part in place]) * GATHERING.cell,
+            (low + [part.stop for part in place]) * GATHERING.cell,
+        )
+        for number, place in enumerate(ndimage.find_objects(labels), 1)
+        if (labels[place] == number).sum() >= GATHERING.cluster
+    ]

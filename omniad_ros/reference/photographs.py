@@ -23,7 +23,7 @@ from omniad_ros.core.arrays import Expected, read_arrays
 from omniad_ros.core.feedback import OmniadError
 from omniad_ros.core.geometry import Box, Camera, Pose
 from omniad_ros.core.images import resized, resized_map
-from omniad_ros.reference.field import Rendering
+from omniad_ros.reference.field import Field, Rendering
 from omniad_ros.reference.full_size import FullSize
 from omniad_ros.reference.redrawing import Sight, Source, Sums, Warp, agreed_depth, blend, carry_depth, draw, weigh
 from omniad_ros.reference.view import FALSE_ALARM_FLOOR, FALSE_ALARM_STEPS, ReferenceView
@@ -67,6 +67,8 @@ class RedrawOptions:
 
 
 OPTIONS = RedrawOptions()
+CHANGED = 0.04
+"""Share of the depth by which two of one pixel, at half size, may differ where the same is seen."""
 BEHIND = 1.05
 """Times a depth up to which a ray is followed: that of a surface is not exact."""
 
@@ -117,11 +119,22 @@ class Photographs:
         """The same with what the comparison said of each photograph beside what the others draw in its place: (H, W) each."""
         return replace(self, false_alarms=np.stack([false_alarm_steps(x) for x in logits]))
 
-    def forgetting(self, boxes: Sequence[Box]) -> Photographs:
-        """The same, but of what they show within boxes of the map, or behind them, nothing is known any more."""
+    def forgetting(self, boxes: Sequence[Box], field: Field) -> Photographs:
+        """The same, but nothing is known any more of what they show within boxes of the map, and of what they show through them where the
+        ``field``, of the place as it is now, has something else there."""
         depths, rays = self.depths.copy(), self.camera.directions()
+        half = self.camera.resized(max(1, self.camera.width // 2), max(1, self.camera.height // 2))
         for depth, matrix in zip(depths, self.poses.astype(float), strict=True):
-            depth[shows(boxes, Pose(matrix[:, :3], matrix[:, 3]), rays, depth)] = np.nan
+            pose = Pose(matrix[:, :3], matrix[:, 3])
+            met = shows(boxes, pose, rays, depth)
+            if not met.any():
+                continue
+            points = pose.apply(rays[met] * depth[met, None].astype(float))
+            now = resized_map(field.render(half, pose).depth, *depth.shape[::-1])[met]
+            with np.errstate(invalid="ignore"):
+                same = np.abs(now - depth[met]) < CHANGED * depth[met]
+            inside = np.any([box.holds(points) for box in boxes], axis=0)
+            depth[met] = np.where(same & ~inside, depth[met], np.float16(np.nan))
         return replace(self, depths=depths)
 
     def joined(self, newer: Photographs) -> Photographs:
