@@ -53,7 +53,7 @@ def image_of(width: int, height: int):
 def test_live_messages_become_frames(participant):
     said = []
     values = InspectorParameters(camera_xyz=(0.2, 0.0, 0.5))
-    live = LiveFrames(Transforms(participant.node, values), False, said.append)
+    live = LiveFrames(Transforms(participant.node, values), values, said.append)
     assert live.take_image(image_of(64, 48)) is None  # there is no camera yet
     live.take_info(messages.camera_info_message(CAMERA, header()))
     frame = live.frame(live.take_image(image_of(64, 48)))

@@ -108,25 +108,26 @@ def test_images_are_made_by_cv_bridge_where_it_is_installed(monkeypatch):
 def test_the_cameras_place_comes_from_tf_else_from_parameters(robot, monkeypatch):
     values = InspectorParameters(camera_xyz=(0.1, 0.0, 0.0), base_frame="base_link")
     frames = transforms.Transforms(robot.node, values)
-    assert frames.base_from_camera(header(5)).distance(ON_THE_MAST)[0] < 1e-9
-    assert (
-        frames.base_from_camera(header(7)).distance(ON_THE_MAST)[0] < 1e-9
-    )  # the latest, where there is none at the stamp
+    given = LiveFrames(frames, values, lambda sentence: None).mount
+    assert np.allclose(given.translation, (0.1, 0.0, 0.0))
+    assert frames.base_from_camera(header(5), given).distance(ON_THE_MAST)[0] < 1e-9
+    # the latest, where there is none at the stamp
+    assert frames.base_from_camera(header(7), given).distance(ON_THE_MAST)[0] < 1e-9
     monkeypatch.setattr(Buffer, "latest", False)
-    assert np.allclose(frames.base_from_camera(header(7)).translation, (0.1, 0.0, 0.0))
+    assert np.allclose(frames.base_from_camera(header(7), given).translation, (0.1, 0.0, 0.0))
     alone = transforms.Transforms(robot.node, InspectorParameters(base_frame="base_link", extrinsics_from_tf=False))
-    assert np.allclose(alone.base_from_camera(header(5)).translation, 0.0)
+    assert alone.base_from_camera(header(5), given) is given
 
 
 def test_odometry_that_does_not_name_the_robot_is_of_base_link_as_in_a_bag(robot):
     said = []
     frames = transforms.Transforms(robot.node, InspectorParameters())
-    live = LiveFrames(frames, False, said.append)
+    live = LiveFrames(frames, InspectorParameters(), said.append)
     for second in (4, 5):
         stamp, pose = live.take_odometry(Odometry(header=Header(stamp=header(second).stamp, frame_id="/odom")))
         assert stamp == second * SECOND and pose.distance(Pose.identity()) == (0.0, 0.0)
     assert frames.odom_frame.name == "odom"
-    assert frames.base_from_camera(header(5)).distance(ON_THE_MAST)[0] < 1e-9
+    assert frames.base_from_camera(header(5), Pose.identity()).distance(ON_THE_MAST)[0] < 1e-9
     (sentence,) = said
     assert "child_frame_id" in sentence and "base_link" in sentence
 
@@ -134,7 +135,7 @@ def test_odometry_that_does_not_name_the_robot_is_of_base_link_as_in_a_bag(robot
 def test_map_to_odom_reaches_beyond_the_images_stamp_at_any_pace_until_the_node_is_deactivated(robot):
     before = [len(list(entities)) for entities in (robot.node.publishers, robot.node.subscriptions, robot.node.timers)]
     frames = transforms.Transforms(robot.node, InspectorParameters(map_frame="plant", transform_tolerance=0.3))
-    live = LiveFrames(frames, False, lambda sentence: None)
+    live = LiveFrames(frames, InspectorParameters(), lambda sentence: None)
     sent = frames._broadcaster.sent
 
     def drive(seconds) -> None:

@@ -1,5 +1,6 @@
 """A site that follows its place: accepted changes become normal, others do not, and each version can be gone back to."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -9,18 +10,21 @@ import numpy as np
 import pytest
 
 from omniad_ros import cli
-from omniad_ros.core.feedback import OmniadError
-from omniad_ros.core.geometry import Pose
+from omniad_ros.core.feedback import OmniadError, quiet
+from omniad_ros.core.geometry import Box, Pose
 from omniad_ros.core.images import read_image, write_image
 from omniad_ros.lab.planted import Thing, View, plant
-from omniad_ros.living import PatrolStore
+from omniad_ros.living import PatrolStore, photographs
+from omniad_ros.living.gathering import Gathering
+from omniad_ros.living.photographs import PhotographKeeper, image_of, kept_photographs, photographs_of
 from omniad_ros.living.schema import Finding, Patrol
 from omniad_ros.living.updating import update_site
 from omniad_ros.patrol.pipeline import Inspector
+from omniad_ros.patrol.session import PatrolSession
 from omniad_ros.recordings import open_frames
 from omniad_ros.reference import ReferenceRenderer
 from omniad_ros.site import PosedImages, Site, write_transforms
-from omniad_ros.versions import history, next_version, roll_back
+from omniad_ros.versions import forget, history, next_version, roll_back
 
 WHERE, HALF = np.array([0.02, -0.05, 0.0]), np.array([0.07, 0.07, 0.09])
 ELSEWHERE = np.array([-0.3, 0.28, 0.0])
@@ -161,3 +165,54 @@ def test_what_a_patrol_does_not_show_is_not_taken_in(changed, tmp_path):
     finally:
         store.take_back("F2")
     assert len(history(site)) == 2
+
+
+def test_photographs_of_the_latest_patrols_are_kept_and_learnt_from(changed, monkeypatch):
+    root, _, boxes, before, _ = changed
+    site, inspector = Site.open(root / "site"), Inspector(before.site)
+    images, source = site.mapped, open_frames(root / "patrol").taken_by(site.mapped.camera)
+    frames = [frame for number, frame in enumerate(PatrolSession(inspector, images).run(source)) if number < 12]
+    sound = [frame for frame in frames if frame.inspection.state == "ok"]
+    assert len(sound) >= 8
+    for patrol in (101, 102, 103, 104):
+        for folder in photographs_of(site.path, 0).parent.glob("*"):
+            os.utime(folder, (0, 0) if folder.name != "102" else None)  # another robot's patrol is under way
+        keeper = PhotographKeeper(site.path, patrol)
+        for frame in sound:
+            keeper.add(frame)
+    PhotographKeeper(site.path, 104)
+    folder = photographs_of(site.path, 104)
+    assert sorted(int(f.name) for f in folder.parent.iterdir()) == [102, 103, 104]
+    kept = list(kept_photographs(folder))
+    assert len(kept) == len(sound)
+    for one, frame in zip(kept, sound, strict=True):
+        assert one.pose.distance(frame.inspection.pose)[0] < 1e-9 and image_of(one).shape == frame.image.shape
+    gathering = Gathering(before.site, [Box(boxes[0].middle - HALF, boxes[0].middle + HALF)], [], root)
+    gathering.go_through_kept(folder, quiet)
+    assert gathering.localized == len(kept) and gathering.there.all() and len(gathering.taken) >= 3
+    for taken in gathering.taken:
+        taken.file.unlink()
+
+    monkeypatch.setattr(photographs, "MOST", 4)
+    keeper = PhotographKeeper(site.path, 105)
+    for frame in sound:
+        keeper.add(frame)
+    assert 2 <= len(list(kept_photographs(photographs_of(site.path, 105)))) <= 4
+    files = list(photographs_of(site.path, 105).glob("*.jpg"))
+    assert len(files) == len(list(kept_photographs(photographs_of(site.path, 105))))
+    (photographs_of(site.path, 105) / "frames.jsonl").write_text('{"name": "../x"}\n')
+    with pytest.raises(OmniadError, match="line 1"):
+        list(kept_photographs(photographs_of(site.path, 105)))
+
+
+def test_a_version_that_others_rest_on_keeps_what_they_need(changed):
+    root, *_ = changed
+    site = Site.open(root / "site")
+    with next_version(site) as (number, _, notes):
+        notes["changes"] = "nothing"
+    assert cli.main(["history", str(site.path), "--forget", "2"]) == 0
+    site = Site.open(site.path)  # all of its files are there, and as they were
+    assert [v.number for v in history(site)] == [1, number] and site.radiance_dir.parent.name == "2"
+    for needed in (1, number):
+        with pytest.raises(OmniadError, match="cannot be removed"):
+            forget(site, needed)

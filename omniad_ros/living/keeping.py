@@ -221,30 +221,34 @@ class PatrolKeeper:
     @staticmethod
     def _shows(finding: Finding, camera: Camera, inspection: Inspection, depth: np.ndarray) -> bool | None:
         """Whether a frame shows a finding's place normal; None where it does not show it well enough to tell."""
-        window = window_of(finding, camera, inspection.pose)
+        window, inside = window_of(finding, camera, inspection.pose)
         distance = float(np.linalg.norm(np.subtract(finding.center, inspection.pose.translation)))
-        if window is None or distance > FARTHER * finding.farthest:
+        if inside < VISIBLE or distance > FARTHER * finding.farthest:
             return None
         mask, before = inspection.mask[window], depth[window]
         told = (mask == NORMAL) | (mask == ANOMALOUS)
         with np.errstate(invalid="ignore"):
             hidden = before < HIDDEN * inspection.pose.inverse().apply(np.array(finding.center))[2]
-        if (told & ~hidden).mean() < VISIBLE:
+        if inside * (told & ~hidden).mean() < VISIBLE:
             return None
         return bool((mask == ANOMALOUS).mean() <= CLEAR)
 
 
-def window_of(finding: Finding, camera: Camera, pose: Pose) -> tuple[slice, slice] | None:
-    """Rows and columns of a finding's box in a view; None where it is not wholly inside."""
+def window_of(finding: Finding, camera: Camera, pose: Pose) -> tuple[tuple[slice, slice], float]:
+    """Rows and columns of a finding's box in a view, and the share of it that is inside; nothing, and 0, where it is not before the
+    camera, or hardly larger than a pixel."""
+    nothing = (slice(0), slice(0)), 0.0
     signs = np.array(np.meshgrid(*[(-0.5, 0.5)] * 3)).reshape(3, -1).T
     corners = pose.inverse().apply(np.array(finding.center) + signs * np.maximum(finding.size, 0.02))
     if (corners[:, 2] < 0.05).any():
-        return None
+        return nothing
     pixels = camera.project(corners)
-    (x0, y0), (x1, y1) = np.floor(pixels.min(0)).astype(int), np.ceil(pixels.max(0)).astype(int)
-    if x0 < 0 or y0 < 0 or x1 > camera.width or y1 > camera.height or x1 - x0 < 3 or y1 - y0 < 3:
-        return None
-    return slice(y0, y1), slice(x0, x1)
+    low, high = np.floor(pixels.min(0)).astype(int), np.ceil(pixels.max(0)).astype(int)
+    first, last = np.maximum(low, 0), np.minimum(high, [camera.width, camera.height])
+    if (high - low < 3).any() or (last <= first).any():
+        return nothing
+    share = float(np.prod(last - first) / np.prod(high - low))
+    return (slice(first[1], last[1]), slice(first[0], last[0])), share
 
 
 def version_of(site: Site) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from omniad_ros.patrol.session import PatrolFrame
 FOLDER, FRAMES = "patrols_photographs", "frames.jsonl"
 PATROLS = 3
 """Of which photographs are kept, the latest ones of a site."""
+RUNNING = 3600.0
+"""Seconds without a new photograph after which a patrol is over for certain."""
 MOST = 300
 """Of one patrol: of a longer one every n-th is kept."""
 MOVED, TURNED = 0.08, 5.0
@@ -60,13 +64,18 @@ class PhotographKeeper:
         self._rows: list[bytes] = []
         self._last: Pose | None = None
         self._spacing = 1.0
-        with disk_errors(self.folder):
+        with self._said(), disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if (self.folder / FRAMES).is_file():  # a patrol that was cut off goes on
                 self._rows = (self.folder / FRAMES).read_bytes().splitlines()
-        numbers = sorted(int(f.name) for f in self.folder.parent.iterdir() if f.name.isdecimal())
-        for number in numbers[:-PATROLS]:
-            shutil.rmtree(self.folder.parent / str(number), ignore_errors=True)
+            self._forget_old()
+
+    def _forget_old(self) -> None:
+        """Remove the photographs of older patrols, but not of those that other robots may be on."""
+        folders = [folder for folder in self.folder.parent.iterdir() if folder.name.isdecimal()]
+        for folder in sorted(folders, key=lambda folder: int(folder.name))[:-PATROLS]:
+            if time.time() - folder.stat().st_mtime > RUNNING:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, frame: PatrolFrame) -> None:
         """Keep a frame where it was taken from somewhere else than the last one. Raises OmniadError where it cannot be written."""
@@ -75,7 +84,7 @@ class PhotographKeeper:
             return
         name, small = f"{self._number():06d}", frame.camera.fitted(HEAT_SIDE)
         heat = np.uint8(np.round(255 * resized(inspection.raw, small.width, small.height)))
-        with disk_errors(self.folder):
+        with self._said(), disk_errors(self.folder):
             write_atomically(self.folder / f"{name}.jpg", encode_jpeg(frame.image, quality=QUALITY))
             write_atomically(self.folder / f"{name}.png", cv2.imencode(".png", heat)[1].tobytes())
             row = {"name": name, "pose": rows_of(inspection.pose), "camera": frame.camera.to_dict()}
@@ -88,6 +97,13 @@ class PhotographKeeper:
                 for suffix in ("jpg", "png"):
                     (self.folder / f"{json.loads(row)['name']}.{suffix}").unlink(missing_ok=True)
         self._last = inspection.pose
+
+    @contextlib.contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OmniadError(f"{self.folder} cannot be written: {error.strerror or error}") from error
 
     def _number(self) -> int:
         return int(json.loads(self._rows[-1])["name"]) + 1 if self._rows else 1
