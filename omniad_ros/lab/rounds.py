@@ -162,8 +162,9 @@ def run(site_path: Path, seed: int, folder: Path) -> list[dict]:
                 number = owners[near]
                 if gaps[near] < NEAR and number in shown:
                     found.add(number)
-                    if track.get("finding") and SCHEDULE[number].there(patrol) and not track.get("verdict"):
-                        store.give(track["finding"], SCHEDULE[number].verdict, "rounds")
+                    verdict = SCHEDULE[number].verdict if SCHEDULE[number].there(patrol) else ""
+                    if verdict and track.get("finding") and not track.get("verdict"):
+                        store.give(track["finding"], verdict, "rounds")
                 else:
                     false += track.get("verdict", "") in ("", "confirmed")
             row[name] = {
