@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +20,13 @@ from omniad_ros.living.gathering import Gathering
 from omniad_ros.living.photographs import PhotographKeeper, image_of, kept_photographs, photographs_of
 from omniad_ros.living.schema import Finding, Patrol
 from omniad_ros.living.updating import update_site
+from omniad_ros.mapping import Localizer, extend
 from omniad_ros.patrol.pipeline import Inspector
 from omniad_ros.patrol.session import PatrolSession
 from omniad_ros.recordings import open_frames
 from omniad_ros.reference import ReferenceRenderer
-from omniad_ros.site import PosedImages, Site, write_transforms
+from omniad_ros.reference.photographs import Photographs
+from omniad_ros.site import PosedImages, Site, read_transforms, write_transforms
 from omniad_ros.versions import forget, history, next_version, roll_back
 
 WHERE, HALF = np.array([0.02, -0.05, 0.0]), np.array([0.07, 0.07, 0.09])
@@ -203,6 +206,29 @@ def test_photographs_of_the_latest_patrols_are_kept_and_learnt_from(changed, mon
     (photographs_of(site.path, 105) / "frames.jsonl").write_text('{"name": "../x"}\n')
     with pytest.raises(OmniadError, match="line 1"):
         list(kept_photographs(photographs_of(site.path, 105)))
+
+
+def test_a_map_does_not_grow_with_the_years(changed, monkeypatch, tmp_path):
+    root, *_ = changed
+    site = Site.open(root / "site")
+    before = site.mapped
+    added = [n for n, name in enumerate(before.names) if "photographs-2" in name]
+    monkeypatch.setattr(extend, "MOST_ADDED", 3)
+    extend.extend_map(site.map_dir, [], [], tmp_path / "map")
+    after = read_transforms(tmp_path / "map" / "transforms.json")
+    kept = [before.path(n).resolve() for n in range(len(before)) if n not in added[:-3]]
+    assert len(added) > 3 and [after.path(n).resolve() for n in range(len(after))] == kept
+    pose = before.poses[added[0]]
+    found = Localizer.load(tmp_path / "map").localize(before.image(added[0]), before.camera, pose)
+    assert found.pose is not None and found.pose.distance(pose)[0] < 0.02
+    known = Photographs.load(site.detector_dir / "views.safetensors")
+    numbers = np.array(
+        [kept.index(p) if p in kept else -1 for p in map(Path.resolve, map(before.path, range(len(before))))]
+    )
+    new = known.renumbered(numbers)
+    assert len(new.poses) == len(known.poses) - np.isin(known.sources, added[:-3]).sum() and new.sources.max() < len(
+        kept
+    )
 
 
 def test_a_version_that_others_rest_on_keeps_what_they_need(changed):

@@ -34,11 +34,12 @@ class NewPhotograph:
 
 def renew_detector(
     directory: Path, out: Path, field: Field, camera: Camera, changed: Sequence[Box], new: Sequence[NewPhotograph],
-    progress: Progress = quiet,
+    numbers: np.ndarray, progress: Progress = quiet,
 ) -> dict:  # fmt: skip
     """Write the detector of ``directory`` into ``out``, for the place as it is now; returns what site.json notes of it.
 
-    field, camera: of the place as it is now, at working size; changed: where what the photographs of ``directory`` show holds no more.
+    field, camera: of the place as it is now, at working size; changed: where what the photographs of ``directory`` show holds no more;
+    numbers: of its map's images in the map as it is now, -1 for those that left it.
     Raises OmniadError where the detector has no photographs.
     """
     if not (directory / PHOTOGRAPHS).is_file():
@@ -46,7 +47,7 @@ def renew_detector(
             "the site's references are not redrawn from photographs, so it cannot follow its place; build it again"
         )
     detector = Detector.load(directory)
-    photographs = Photographs.load(directory / PHOTOGRAPHS).forgetting(changed, field)
+    photographs = Photographs.load(directory / PHOTOGRAPHS).renumbered(numbers).forgetting(changed, field)
     if new:
         renderings = [field.render(camera, n.pose) for n in new]
         depths = [np.where(n.shown, r.depth, np.float32(np.nan)) for n, r in zip(new, renderings, strict=True)]

@@ -21,7 +21,7 @@ from omniad_ros.living.gathering import ACCEPTED_ONLY, GATHERING, Gathered, Gath
 from omniad_ros.living.photographs import photograph_count, photographs_of
 from omniad_ros.living.schema import ACCEPTED
 from omniad_ros.living.store import PatrolStore
-from omniad_ros.mapping import Added, extend_map
+from omniad_ros.mapping import ADDED, Added, extend_map
 from omniad_ros.recordings import FrameSource
 from omniad_ros.reference.grid_field import GridField
 from omniad_ros.reference.photographs import has_photographs
@@ -66,7 +66,7 @@ def update_site(
         )
     others = [f.box for f in known if f.verdict != ACCEPTED and f.state != "gone"]
     with exclusive(site.path), next_version(site) as (number, work, notes):
-        photographs = work / f"photographs-{number}"
+        photographs = work / f"{ADDED}{number}"
         photographs.mkdir()
         gathering = Gathering(site, [f.box for f in accepted], others, photographs, wanted)
         looking = part(progress, 0.0, 0.5)
@@ -127,6 +127,8 @@ class _Learning:
         self.before, self.camera, self.taken = gathering.survey, gathering.camera, gathering.taken
         self.gathering, self.changed = gathering, gathering.extents()
         self.known = [gathering.known(taken) for taken in self.taken]
+        self.numbers = self.is_new = np.zeros(0, int)
+        """Of the images of the map before in the new one, and which of that one are new."""
 
     def run(self, notes: dict, progress: Progress) -> None:
         added = [
@@ -136,7 +138,10 @@ class _Learning:
         mapping = part(progress, 0.0, 0.35)
         notes["stages"]["map"] = extend_map(self.site.map_dir, added, self.changed, self.work / "map", mapping)
         mapped = read_transforms(self.work / "map" / "transforms.json")
-        sources = {Path(name).name: n for n, name in enumerate(mapped.names) if n >= len(self.before)}
+        places = {mapped.path(n).resolve(): n for n in range(len(mapped))}
+        self.numbers = np.array([places.get(self.before.path(n).resolve(), -1) for n in range(len(self.before))])
+        self.is_new = ~np.isin(np.arange(len(mapped)), self.numbers)
+        sources = {Path(mapped.names[n]).name: n for n in np.flatnonzero(self.is_new)}
         images = [self._small(read_image(g.file)) for g in self.taken]
         shots = [Shot(i, taken.pose, known) for i, taken, known in zip(images, self.taken, self.known, strict=True)]
         points = read_points(self.work / "map" / "points.safetensors", len(mapped))
@@ -154,7 +159,14 @@ class _Learning:
         notes["stages"]["radiance"] = {"heldout": self._heldout(mapped)}
         detector = self.work / "detector"
         renewed = renew_detector(
-            self.site.detector_dir, detector, field, self.camera, self.changed, new, part(progress, 0.7, 1.0)
+            self.site.detector_dir,
+            detector,
+            field,
+            self.camera,
+            self.changed,
+            new,
+            self.numbers,
+            part(progress, 0.7, 1.0),
         )
         notes["stages"]["detector"] = renewed
 
@@ -168,7 +180,7 @@ class _Learning:
     def _heldout(self, mapped: PosedImages) -> list[str]:
         """Names of the map's images that the field never saw: a version's map has its own paths to them."""
         names = as_type(self.site.info("radiance").get("heldout", []), str(self.site.path / "site.json"), list[str])
-        return [mapped.names[i] for i in np.flatnonzero(np.isin(self.before.names, names))]
+        return [mapped.names[i] for i in self.numbers[np.isin(self.before.names, names)] if i >= 0]
 
     def _fresh(self, taken: Gathered) -> np.ndarray:
         """bool (h, w): where a photograph shows what the map does not have yet."""
@@ -182,8 +194,8 @@ class _Learning:
         """Where the new photographs see enough points that the survey did not see."""
         if not self.gathering.wanted.fill:
             return []
-        old = np.unique(points.point[points.image < len(self.before)])
-        new = np.setdiff1d(np.unique(points.point[points.image >= len(self.before)]), old)
+        own = self.is_new[points.image]
+        new = np.setdiff1d(points.point[own], points.point[~own])
         side = FILLED * self.field.grid.voxel
         cells, counts = np.unique(np.floor(points.xyz[new] / side).astype(int), axis=0, return_counts=True)
         cells = cells[counts >= LEAST_POINTS]
@@ -196,7 +208,7 @@ class _Learning:
     def _points(self, mapped: PosedImages, points: SparsePoints, boxes: Sequence[Box]) -> NewPoints:
         """What the new map says of the boxes, and along which lines the new photographs see its points."""
         inside = np.any([box.holds(points.xyz) for box in boxes], axis=0) if boxes else np.zeros(len(points.xyz), bool)
-        own = points.image >= len(self.before)
+        own = self.is_new[points.image]
         eyes = np.array([pose.translation for pose in mapped.poses])
         targets = points.xyz[points.point[own]].astype(np.float64)
         return NewPoints(points.xyz[inside], points.rgb[inside] / 255, eyes[points.image[own]], targets)

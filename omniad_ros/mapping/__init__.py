@@ -24,7 +24,7 @@ from omniad_ros.mapping.sources import named_source
 
 _BUILDING = {
     "KnownDistance": "known_distance", "check_distance": "known_distance", "MapOptions": "build", "build_map": "build",
-    "Added": "extend", "extend_map": "extend",
+    "ADDED": "extend", "Added": "extend", "extend_map": "extend",
 }  # fmt: skip
 
 __all__ = ["Localization", "Localizer", "LocalizerOptions", "Support", "fit_intrinsics", "named_source", *_BUILDING]

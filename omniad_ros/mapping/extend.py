@@ -34,6 +34,10 @@ from omniad_ros.site import PosedImages, read_transforms
 
 NEIGHBOURS = 8
 """Photographs that each is matched with for new points."""
+MOST_ADDED = 192
+"""Photographs that a map has besides the survey's: of more the oldest leave it, so that it does not grow with the years."""
+ADDED = "photographs-"
+"""How the names of the folders begin in which a site's later photographs are."""
 LEAST_POINTS = 20
 """A photograph comes into the map from so many of its points on that it shows."""
 
@@ -54,7 +58,7 @@ def extend_map(
 ) -> dict:
     """Write the map of ``directory`` with the photographs into the directory ``out``; its points in the boxes ``changed`` give way.
 
-    A photograph's name in the map is that of its file with the folder's. Returns what site.json notes: registered, points,
+    Photographs that were added long ago leave the map (MOST_ADDED). A photograph's name in the map is that of its file with the folder's. Returns what site.json notes: registered, points,
     observations. Raises OmniadError where the map is damaged.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -75,6 +79,9 @@ def extend_map(
         for index, added in enumerate(photographs):
             progress(0.6 * index / len(photographs), f"features of {index + 1} of {len(photographs)} photographs")
             features.append(_register(model, localizer, added, images.camera, point_ids))
+        older = [i for i in ids if files[i].parent.name.startswith(ADDED)]
+        for image_id in older[: max(0, len(older) + len(photographs) - MOST_ADDED)]:
+            model.deregister_frame(model.images[image_id].frame_id)
         new = range(max(ids) + 1, max(ids) + 1 + len(photographs))
         _add_points(model, new, photographs, features, images, out, localizer, part(progress, 0.6, 0.95))
         for image_id in new:

@@ -137,6 +137,14 @@ class Photographs:
             depth[met] = np.where(same & ~inside, depth[met], np.float16(np.nan))
         return replace(self, depths=depths)
 
+    def renumbered(self, numbers: np.ndarray) -> Photographs:
+        """The same where the site's mapped images have other ``numbers`` (M,), -1 for those that are no longer mapped, which are left
+        out."""
+        sources = np.where(self.sources < 0, -1, numbers[self.sources]).astype(np.int32)
+        kept = (self.sources < 0) | (sources >= 0)
+        names = ("images", "depths", "poses", "false_alarms")
+        return replace(self, sources=sources[kept], **{name: getattr(self, name)[kept] for name in names})
+
     def joined(self, newer: Photographs) -> Photographs:
         """These and newer ones of the same camera. Of more than `RedrawOptions.most` those give way that a newer one is nearest to."""
         spare, kept = len(self.poses) + len(newer.poses) - OPTIONS.most, np.arange(len(self.poses))
