@@ -20,17 +20,14 @@ class UpdateCommand(CommandOptions):
     """Folder of the site."""
     recordings: Positional[Annotated[tuple[Path, ...], arg(metavar="[PATROL...]")]] = ()
     """rosbag2, video, or folder of images of patrols in which the accepted changes are there; what was kept of the latest patrol if not given."""
-    fill: Flag = False
-    """Learn what the survey did not cover, too: all that stands there then becomes normal."""
     light: Flag = False
-    """Draw references from what is normal in the patrol everywhere, so that they follow slow changes of light; what is too faint to be raised gets in with it."""
+    """Draw references from what is normal in the patrol everywhere, as it looks now; what is too faint to be raised gets in with it."""
     store: OmitArgPrefixes[StoreOptions]
     bag: OmitArgPrefixes[RecordingOptions]
 
 
 def run(options: UpdateCommand) -> None:
     from omniad_ros.core.feedback import part
-    from omniad_ros.living.gathering import Wanted
     from omniad_ros.living.updating import update_site
     from omniad_ros.recordings import open_frames
     from omniad_ros.site import Site
@@ -41,7 +38,7 @@ def run(options: UpdateCommand) -> None:
         sources = [
             open_frames(path, options.bag.bag_options(), reading).taken_by(camera) for path in options.recordings
         ]
-        update = update_site(site, store, sources, part(progress, 0.05, 1.0), Wanted(options.fill, options.light))
+        update = update_site(site, store, sources, part(progress, 0.05, 1.0), options.light)
     if update.unseen:
         show(f"not taken in, for the patrols do not show it well enough: {', '.join(update.unseen)}")
     normal = f", in which {', '.join(update.taken_in)} is normal" if update.taken_in else ""

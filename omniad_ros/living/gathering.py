@@ -23,22 +23,9 @@ from omniad_ros.site import Site
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is taken in besides accepted changes. fill: what the survey did not cover; light: what is normal, as it looks now, which
-    follows slow changes of light."""
-
-    fill: bool = False
-    light: bool = False
-
-
-ACCEPTED_ONLY = Wanted()
-
-
-@dataclass(frozen=True)
 class GatheringOptions:
     """most: photographs that are taken in; moved, turned: metres and degrees from one to the next; shown: share of a photograph that must
-    show a change, and gap: that must not be covered, where that is to be filled; opened: pixels across, under which such a gap is none;
-    suspicious: share of the threshold from which a pixel is not learnt from, unless it was accepted, and grown: share of
+    show a change; suspicious: share of the threshold from which a pixel is not learnt from, unless it was accepted, and grown: share of
     the width by which such pixels are widened; there: share of an accepted place's pixels above the threshold from which a frame shows
     that the change is there, and views: frames that must; own: share of a region's pixels that lie at an accepted change, and at no other
     finding, from which all of it is that change; cell: metres within which such pixels of several frames are one spot, and reach:
@@ -50,8 +37,6 @@ class GatheringOptions:
     moved: float = 0.04
     turned: float = 3.0
     shown: float = 0.002
-    gap: float = 0.03
-    opened: int = 15
     suspicious: float = 0.5
     grown: float = 0.02
     there: float = 0.05
@@ -85,11 +70,10 @@ class Gathered:
 class Gathering:
     """Goes through patrols, one after the other, and writes photographs into a folder."""
 
-    def __init__(
-        self, site: Site, accepted: Sequence[Box], others: Sequence[Box], folder: Path, wanted: Wanted = ACCEPTED_ONLY
-    ):
-        """accepted: where changes are normal now; others: where there is, or may be, something that is not."""
-        self.accepted, self.others, self.folder, self.wanted = list(accepted), others, folder, wanted
+    def __init__(self, site: Site, accepted: Sequence[Box], others: Sequence[Box], folder: Path, light: bool = False):
+        """accepted: where changes are normal now; others: where there is, or may be, something that is not; light: also take
+        what is normal, as it looks now."""
+        self.accepted, self.others, self.folder, self.light = list(accepted), others, folder, light
         self.inspector, self.survey = Inspector(site), site.mapped
         self.camera = site.working_camera(self.survey.camera)
         self.rays = self.camera.directions()
@@ -121,7 +105,7 @@ class Gathering:
         for number, kept in enumerate(kept_photographs(folder)):
             progress(number / max(count, 1), "looking at the photographs of the patrol")
             camera = self.inspector.working_camera(kept.camera)
-            if self.wanted != ACCEPTED_ONLY or any(in_view(box, camera, kept.pose) for box in self.accepted):
+            if self.light or any(in_view(box, camera, kept.pose) for box in self.accepted):
                 depth = self.inspector.render(camera, kept.pose, None).depth
                 heat = resized(kept.heat, camera.width, camera.height)
                 self._look_at(kept.camera, kept.pose, heat, depth, lambda k=kept: image_of(k))
@@ -142,8 +126,7 @@ class Gathering:
         for number in range(len(self.accepted)):
             shown = place == number + 1
             self._found[number] += shown.any() and (above & shown).sum() >= GATHERING.there * shown.sum()
-        worth = self.wanted.light or (place > 0).mean() >= GATHERING.shown
-        worth = worth or (self.wanted.fill and _gaps(depth).mean() >= GATHERING.gap)
+        worth = self.light or (place > 0).mean() >= GATHERING.shown
         if worth and self._is_elsewhere(pose):
             self._count += 1
             file = self.folder / f"{self._count:06d}.png"
@@ -224,10 +207,6 @@ class Gathering:
         """bool (h, w): where a photograph shows one of the ``boxes``, as it is now."""
         return shows(boxes, gathered.pose, self.rays, gathered.depth.astype(np.float32)) & self.known(gathered)
 
-    def gaps(self, gathered: Gathered) -> np.ndarray:
-        """bool (h, w): what a photograph shows of what the survey did not cover, where that is to be filled."""
-        return _gaps(gathered.depth) & self.known(gathered) & self.wanted.fill
-
     def known(self, gathered: Gathered) -> np.ndarray:
         """bool (h, w): where a photograph shows what is normal, or accepted."""
         depth = gathered.depth.astype(np.float32)
@@ -252,13 +231,6 @@ class Gathering:
             if mine.max(initial=0) >= max(1, GATHERING.own * pixels.sum()):
                 owners[pixels] = mine.argmax() + 1
         return owners
-
-
-def _gaps(depth: np.ndarray) -> np.ndarray:
-    """bool (h, w): where nothing is known, but along silhouettes."""
-    side = GATHERING.opened
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    return cv2.morphologyEx(np.uint8(~np.isfinite(depth)), cv2.MORPH_OPEN, kernel) > 0
 
 
 def _clusters(cells: np.ndarray) -> list[Box]:

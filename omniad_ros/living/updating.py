@@ -14,10 +14,9 @@ import numpy as np
 
 from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.core.files import as_type, exclusive, read_json
-from omniad_ros.core.geometry import Box
 from omniad_ros.core.images import read_image, resized, resized_map
 from omniad_ros.detection.renewing import NewPhotograph, renew_detector
-from omniad_ros.living.gathering import ACCEPTED_ONLY, GATHERING, Gathered, Gathering, Wanted
+from omniad_ros.living.gathering import GATHERING, Gathered, Gathering
 from omniad_ros.living.photographs import photograph_count, photographs_of
 from omniad_ros.living.schema import ACCEPTED
 from omniad_ros.living.store import PatrolStore
@@ -29,9 +28,6 @@ from omniad_ros.reference.relearning import NewPoints, Shot, relearn
 from omniad_ros.reference.renderer import load_field
 from omniad_ros.site import PosedImages, Site, SparsePoints, read_points, read_transforms
 from omniad_ros.versions import next_version
-
-FILLED, LEAST_POINTS, MOST_FILLED = 16, 4, 150
-"""Voxels across, and points in it, of a cell of what the survey did not cover from which it can be learnt; and cells at most."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +45,18 @@ def update_site(
     store: PatrolStore,
     patrols: Sequence[FrameSource] = (),
     progress: Progress = quiet,
-    wanted: Wanted = ACCEPTED_ONLY,
+    light: bool = False,
 ) -> Update:
     """Make the next version of a site, with the accepted findings that the patrols show as a part of what is normal.
 
-    patrols: recorded ones in which the changes are there; none for what was kept of the latest one; wanted: besides
-    accepted changes. Raises OmniadError where the site cannot follow its place, a patrol cannot be
+    patrols: recorded ones in which the changes are there; none for what was kept of the latest one; light: draw
+    references from what is normal in them everywhere, as it looks now. Raises OmniadError where the site cannot follow its place, a patrol cannot be
     read or localized, or another process works on the site; the site then stays what it was.
     """
     field = _check(site)
     known, taken_in = store.findings(), site.manifest.get("taken_in", [])
     accepted = [f for f in known if f.verdict == ACCEPTED and f.id not in taken_in]
-    if not accepted and wanted == ACCEPTED_ONLY:
+    if not accepted and not light:
         raise OmniadError(
             f"nothing is to be taken into {site.path}: no finding is accepted that is not yet normal there"
         )
@@ -68,7 +64,7 @@ def update_site(
     with exclusive(site.path), next_version(site) as (number, work, notes):
         photographs = work / f"{ADDED}{number}"
         photographs.mkdir()
-        gathering = Gathering(site, [f.box for f in accepted], others, photographs, wanted)
+        gathering = Gathering(site, [f.box for f in accepted], others, photographs, light)
         looking = part(progress, 0.0, 0.5)
         for index, patrol in enumerate(patrols):
             gathering.go_through(patrol, part(looking, index / len(patrols), (index + 1) / len(patrols)))
@@ -82,15 +78,14 @@ def update_site(
         there = gathering.there
         seen = [f for f, is_there in zip(accepted, there, strict=True) if is_there]
         unseen = tuple(f.name for f, is_there in zip(accepted, there, strict=True) if not is_there)
-        if not seen and wanted == ACCEPTED_ONLY:
+        if not seen and not light:
             raise OmniadError(
                 f"the patrols do not show {', '.join(unseen)} well enough to learn what is normal there now; give one in which it is there"
             )
         _Learning(site, field, gathering, work).run(notes, part(progress, 0.5, 1.0))
         notes["taken_in"] = [f.id for f in seen]
         said = [f"took in {', '.join(f.name for f in seen)}"] if seen else []
-        said += ["filled in what was not covered"] if wanted.fill else []
-        said += ["followed the light"] if wanted.light else []
+        said += ["took what is normal as it looks now"] if light else []
         notes["changes"] = f"{', '.join(said)}, as {len(gathering.taken)} photographs show it"
     progress(1.0, f"the site is at version {number}")
     return Update(number, tuple(f.name for f in seen), unseen)
@@ -132,7 +127,7 @@ class _Learning:
 
     def run(self, notes: dict, progress: Progress) -> None:
         added = [
-            Added(taken.file, taken.pose, self._large(known), self._large(self._fresh(taken)))
+            Added(taken.file, taken.pose, self._large(known), self._large(self.gathering.shown(taken, self.changed)))
             for taken, known in zip(self.taken, self.known, strict=True)
         ]
         mapping = part(progress, 0.0, 0.35)
@@ -145,14 +140,13 @@ class _Learning:
         images = [self._small(read_image(g.file)) for g in self.taken]
         shots = [Shot(i, taken.pose, known) for i, taken, known in zip(images, self.taken, self.known, strict=True)]
         points = read_points(self.work / "map" / "points.safetensors", len(mapped))
-        boxes = self.changed + self._filled(points)
         learning = part(progress, 0.35, 0.7)
-        field = relearn(self.field, self.camera, shots, self._points(mapped, points, boxes), boxes, learning)
+        field = relearn(self.field, self.camera, shots, self._points(mapped, points), self.changed, learning)
         old = read_json(self.site.radiance_dir / "field.json")
         (self.work / "radiance").mkdir()
         field.save(self.work / "radiance", {"steps": old["steps"]} if "steps" in old else {})
         new = [
-            NewPhotograph(i, g.pose, self._shown(g, boxes), sources[g.file.name])
+            NewPhotograph(i, g.pose, self._shown(g), sources[g.file.name])
             for i, g in zip(images, self.taken, strict=True)
             if g.file.name in sources
         ]
@@ -182,32 +176,13 @@ class _Learning:
         names = as_type(self.site.info("radiance").get("heldout", []), str(self.site.path / "site.json"), list[str])
         return [mapped.names[i] for i in self.numbers[np.isin(self.before.names, names)] if i >= 0]
 
-    def _fresh(self, taken: Gathered) -> np.ndarray:
-        """bool (h, w): where a photograph shows what the map does not have yet."""
-        return self.gathering.shown(taken, self.changed) | self.gathering.gaps(taken)
-
-    def _shown(self, taken: Gathered, boxes: Sequence[Box]) -> np.ndarray:
+    def _shown(self, taken: Gathered) -> np.ndarray:
         """bool (h, w): what of a photograph is to be drawn from."""
-        return self.gathering.known(taken) if self.gathering.wanted.light else self.gathering.shown(taken, boxes)
+        return self.gathering.known(taken) if self.gathering.light else self.gathering.shown(taken, self.changed)
 
-    def _filled(self, points: SparsePoints) -> list[Box]:
-        """Where the new photographs see enough points that the survey did not see."""
-        if not self.gathering.wanted.fill:
-            return []
-        own = self.is_new[points.image]
-        new = np.setdiff1d(points.point[own], points.point[~own])
-        side = FILLED * self.field.grid.voxel
-        cells, counts = np.unique(np.floor(points.xyz[new] / side).astype(int), axis=0, return_counts=True)
-        cells = cells[counts >= LEAST_POINTS]
-        boxes = [
-            Box(cell * side, (cell + 1) * side)
-            for cell in cells[np.argsort(-counts[counts >= LEAST_POINTS])][:MOST_FILLED]
-        ]
-        return [b for b in boxes if not any(c.holds((b.low + b.high) / 2) for c in self.changed)]
-
-    def _points(self, mapped: PosedImages, points: SparsePoints, boxes: Sequence[Box]) -> NewPoints:
+    def _points(self, mapped: PosedImages, points: SparsePoints) -> NewPoints:
         """What the new map says of the boxes, and along which lines the new photographs see its points."""
-        inside = np.any([box.holds(points.xyz) for box in boxes], axis=0) if boxes else np.zeros(len(points.xyz), bool)
+        inside = np.any([np.zeros(len(points.xyz), bool), *(box.holds(points.xyz) for box in self.changed)], axis=0)
         own = self.is_new[points.image]
         eyes = np.array([pose.translation for pose in mapped.poses])
         targets = points.xyz[points.point[own]].astype(np.float64)
