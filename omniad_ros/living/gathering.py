@@ -18,7 +18,7 @@ from omniad_ros.living.settled import in_view
 from omniad_ros.patrol.pipeline import Inspector
 from omniad_ros.patrol.session import PatrolSession
 from omniad_ros.recordings import FrameSource
-from omniad_ros.reference.photographs import shows
+from omniad_ros.reference.photographs import chosen, shows
 from omniad_ros.site import Site
 
 
@@ -159,9 +159,7 @@ class Gathering:
 
     def thin_out(self, most: int) -> None:
         """Keep at most so many photographs, evenly chosen; the others' files are removed."""
-        kept = set(
-            np.unique(np.linspace(0, len(self.taken) - 1, min(most, len(self.taken))).round().astype(int)).tolist()
-        )
+        kept = set(chosen(len(self.taken), most).tolist())
         for number, gathered in enumerate(self.taken):
             if number not in kept:
                 gathered.file.unlink()
@@ -171,13 +169,13 @@ class Gathering:
 
     def extents(self) -> list[Box]:
         """The places of the changes that are there, and where the same change shows beyond them: an open door shows what is behind it."""
-        boxes = []
+        boxes, depths = [], [gathered.depth.astype(np.float32) for gathered in self.taken]
+        owners = [self._owners(gathered, depth) for gathered, depth in zip(self.taken, depths, strict=True)]
         for number in np.flatnonzero(self.there):
             box = self.accepted[number]
             size, seen = box.high - box.low, []
-            for gathered in self.taken:
-                depth = gathered.depth.astype(np.float32)
-                beyond = self._owners(gathered, depth) == number + 1
+            for gathered, depth, owner in zip(self.taken, depths, owners, strict=True):
+                beyond = owner == number + 1
                 beyond &= ~shows([box], gathered.pose, self.rays, depth) & np.isfinite(depth)
                 points = gathered.pose.apply(self.rays[beyond] * depth[beyond, None])
                 near = box.grown(max(GATHERING.reach, size.max())).holds(points)
@@ -204,8 +202,8 @@ class Gathering:
         return count
 
     def shown(self, gathered: Gathered, boxes: Sequence[Box]) -> np.ndarray:
-        """bool (h, w): where a photograph shows one of the ``boxes``, as it is now."""
-        return shows(boxes, gathered.pose, self.rays, gathered.depth.astype(np.float32)) & self.known(gathered)
+        """bool (h, w): where a photograph shows one of the ``boxes``, or looks through it."""
+        return shows(boxes, gathered.pose, self.rays, gathered.depth.astype(np.float32))
 
     def known(self, gathered: Gathered) -> np.ndarray:
         """bool (h, w): where a photograph shows what is normal, or accepted."""

@@ -16,7 +16,7 @@ from omniad_ros.core.feedback import OmniadError, Progress, part, quiet
 from omniad_ros.core.files import as_type, exclusive, read_json
 from omniad_ros.core.images import read_image, resized, resized_map
 from omniad_ros.detection.renewing import NewPhotograph, renew_detector
-from omniad_ros.living.gathering import GATHERING, Gathered, Gathering
+from omniad_ros.living.gathering import GATHERING, Gathering
 from omniad_ros.living.photographs import photograph_count, photographs_of
 from omniad_ros.living.schema import ACCEPTED
 from omniad_ros.living.store import PatrolStore
@@ -32,10 +32,10 @@ from omniad_ros.versions import next_version
 
 @dataclass(frozen=True)
 class Update:
-    """What an update did. version: of the site, None where it made none; taken_in: names of the findings that are normal now; unseen:
+    """What an update did. version: of the site; taken_in: names of the findings that are normal now; unseen:
     of accepted ones that the patrols do not show."""
 
-    version: int | None
+    version: int
     taken_in: tuple[str, ...]
     unseen: tuple[str, ...]
 
@@ -120,15 +120,18 @@ class _Learning:
     def __init__(self, site: Site, field: GridField, gathering: Gathering, work: Path):
         self.site, self.field, self.work = site, field, work
         self.before, self.camera, self.taken = gathering.survey, gathering.camera, gathering.taken
-        self.gathering, self.changed = gathering, gathering.extents()
+        self.light, self.changed = gathering.light, gathering.extents()
         self.known = [gathering.known(taken) for taken in self.taken]
+        self.shown = [
+            known & gathering.shown(taken, self.changed) for taken, known in zip(self.taken, self.known, strict=True)
+        ]
         self.numbers = self.is_new = np.zeros(0, int)
         """Of the images of the map before in the new one, and which of that one are new."""
 
     def run(self, notes: dict, progress: Progress) -> None:
         added = [
-            Added(taken.file, taken.pose, self._large(known), self._large(self.gathering.shown(taken, self.changed)))
-            for taken, known in zip(self.taken, self.known, strict=True)
+            Added(taken.file, taken.pose, self._large(known), self._large(shown))
+            for taken, known, shown in zip(self.taken, self.known, self.shown, strict=True)
         ]
         mapping = part(progress, 0.0, 0.35)
         notes["stages"]["map"] = extend_map(self.site.map_dir, added, self.changed, self.work / "map", mapping)
@@ -146,8 +149,8 @@ class _Learning:
         (self.work / "radiance").mkdir()
         field.save(self.work / "radiance", {"steps": old["steps"]} if "steps" in old else {})
         new = [
-            NewPhotograph(i, g.pose, self._shown(g), sources[g.file.name])
-            for i, g in zip(images, self.taken, strict=True)
+            NewPhotograph(i, g.pose, drawn, sources[g.file.name])
+            for i, g, drawn in zip(images, self.taken, self.known if self.light else self.shown, strict=True)
             if g.file.name in sources
         ]
         notes["stages"]["radiance"] = {"heldout": self._heldout(mapped)}
@@ -175,10 +178,6 @@ class _Learning:
         """Names of the map's images that the field never saw: a version's map has its own paths to them."""
         names = as_type(self.site.info("radiance").get("heldout", []), str(self.site.path / "site.json"), list[str])
         return [mapped.names[i] for i in self.numbers[np.isin(self.before.names, names)] if i >= 0]
-
-    def _shown(self, taken: Gathered) -> np.ndarray:
-        """bool (h, w): what of a photograph is to be drawn from."""
-        return self.gathering.known(taken) if self.gathering.light else self.gathering.shown(taken, self.changed)
 
     def _points(self, mapped: PosedImages, points: SparsePoints) -> NewPoints:
         """What the new map says of the boxes, and along which lines the new photographs see its points."""

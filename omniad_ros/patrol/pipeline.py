@@ -242,10 +242,12 @@ class Inspector:
         if twice and not message:
             message = self._too_blurred(small, reference, looked.shape[1] / small.shape[1], options)
         size = camera.width, camera.height
+        alone_large = resized(independent, *size)
         return Inspection(
-            pose, localization, reference, resized(heatmap, *size), resized(independent, *size), resized_map(mask, *size),
+            pose, localization, reference, resized(heatmap, *size), alone_large, resized_map(mask, *size),
             [_to_frame(detection, seen_by, camera) for detection in detections], self.tracker.tracks,
-            state, message, {**lap.ms, "total": sum(lap.ms.values())}, resized(raw, *size),
+            state, message, {**lap.ms, "total": sum(lap.ms.values())},
+            alone_large if raw is independent else resized(raw, *size),
         )  # fmt: skip
 
     def _settled(

@@ -86,9 +86,12 @@ class Grid:
 
     def occupy(self, alpha: float) -> None:
         """Skip cells that are more transparent than ``alpha`` a sample from now on."""
+        parallel(partial(occupy, self.volume(), self.raw_density(alpha)), len(self), 2048)
+
+    def raw_density(self, alpha: float) -> float:
+        """The raw density of which a sample has this opacity."""
         thickness = self.scale * STRIDE * self.voxel
-        threshold = math.log(math.expm1(min(30.0, -math.log1p(-alpha) / thickness))) - SHIFT
-        parallel(partial(occupy, self.volume(), threshold), len(self), 2048)
+        return math.log(math.expm1(min(30.0, -math.log1p(-alpha) / thickness))) - SHIFT
 
     def clear(self, positions: np.ndarray, radius: float) -> None:
         """Empty the balls around the cameras: the robot was there."""
@@ -114,9 +117,7 @@ class Grid:
     def seed(self, xyz: np.ndarray, rgb: np.ndarray, alpha: float = 0.3) -> None:
         """Begin with matter of the right colour at triangulated points (P, 3), rgb (P, 3) in [0, 1]."""
         near = self._around(xyz).reshape(27, -1)
-        self.density[near[near > 0]] = (
-            math.log(math.expm1(-math.log1p(-alpha) / (self.scale * STRIDE * self.voxel))) - SHIFT
-        )
+        self.density[near[near > 0]] = self.raw_density(alpha)
         for voxels in near:
             self.features[voxels, :3] = rgb
 

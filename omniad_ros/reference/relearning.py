@@ -5,7 +5,6 @@ The finest grid is trained at once, from thin fog: what there is to learn is sma
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,10 +15,11 @@ from omniad_ros.core.feedback import Progress, quiet
 from omniad_ros.core.geometry import Box, Camera, Pose
 from omniad_ros.core.images import resized, resized_map
 from omniad_ros.reference.coverage import seen_by
-from omniad_ros.reference.grid import SHELL, SHIFT, STRIDE, Grid
+from omniad_ros.reference.grid import SHELL, Grid
 from omniad_ros.reference.grid_field import GridField
 from omniad_ros.reference.marching import Rays
 from omniad_ros.reference.model import GridModule, March, SparseAdam
+from omniad_ros.reference.photographs import shows
 from omniad_ros.reference.shading import harmonics
 from omniad_ros.reference.space import contracted
 from omniad_ros.reference.trainer import seeded
@@ -119,17 +119,12 @@ def _prepare(grid: Grid, region: np.ndarray, points: NewPoints, options: Relearn
     """Let the region's voxels be undecided, but where points say what is there, or that nothing is."""
     outside = ~np.repeat(region, VOXELS)
     before, features = grid.density.copy(), grid.features.copy()
-    np.clip(grid.density, _raw(grid, options.fog), _raw(grid, options.most), out=grid.density)
+    np.clip(grid.density, grid.raw_density(options.fog), grid.raw_density(options.most), out=grid.density)
     if len(points.xyz):
         grid.seed(points.xyz, points.rgb)
     grid.carve(points.origins, points.targets, options.lines)
     grid.density[outside], grid.features[outside] = before[outside], features[outside]
     grid.occupy(1e-3)
-
-
-def _raw(grid: Grid, alpha: float) -> float:
-    """The raw density of which a sample has this opacity."""
-    return math.log(math.expm1(-math.log1p(-alpha) / (grid.scale * STRIDE * grid.voxel))) - SHIFT
 
 
 def _train(field, camera, shots, boxes, region, progress, options) -> None:
@@ -185,13 +180,10 @@ def _rays_through(field, camera, shots, boxes) -> tuple[np.ndarray, np.ndarray, 
     """Origins, unit directions and colours (R, 3) float32 of the usable pixels whose rays meet a box, in the field's exposure."""
     local = camera.directions()
     local /= np.linalg.norm(local, axis=-1, keepdims=True)
-    found = []
+    found, nothing = [], np.full(local.shape[:2], np.nan, np.float32)
     for shot in shots:
         directions = (local @ shot.pose.rotation.T).astype(np.float32)
-        met = np.zeros(shot.usable.shape, bool)
-        for box in boxes:
-            start, end = box.span(shot.pose.translation, directions)
-            met |= end > start
+        met = shows(boxes, shot.pose, local, nothing)
         taken = met & shot.usable
         colours = (shot.image[taken] / 255 * _gain(field, camera, shot, shot.usable & ~met)).astype(np.float32)
         eye = np.broadcast_to(shot.pose.translation.astype(np.float32), colours.shape)
